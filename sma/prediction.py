@@ -1,0 +1,95 @@
+"""What a denoiser said about one noised clip, in the terms every loss needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from torch import Tensor
+
+from .residuals import at_least_float32
+
+Kind = Literal["eps", "v", "flow", "x0"]
+
+
+def add_noise(x0: Tensor, noise: Tensor, sigma: Tensor, kind: Kind) -> Tensor:
+    """Noise a clip the way networks of this kind were trained: x0 + s n, or (1 - s) x0 + s n for flow.
+
+    Args:
+        x0, noise: [B, C, F, H, W]. sigma: [B], in the host's sense.
+    """
+    s = sigma.view(-1, 1, 1, 1, 1)
+    return (1 - s) * x0 + s * noise if kind == "flow" else x0 + s * noise
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One noised clip and the denoiser's answer. All clips are [B, C, F, H, W], at least float32.
+
+    With s = sigma in the host's sense, eps, v and x0 networks are noised as x_t = x0 + s n, flow networks as
+    x_t = (1 - s) x0 + s n. `output` is the network's own quantity and `target` what it was trained to say:
+
+    | kind | output                                       | target                         | noise_hat                |
+    |------|----------------------------------------------|--------------------------------|--------------------------|
+    | eps  | (x_t - x0_hat) / s                           | noise                          | output                   |
+    | v    | (x_t / (1+s^2) - x0_hat) sqrt(1+s^2) / s     | (noise - s x0) / sqrt(1+s^2)   | (x_t - x0_hat) / s       |
+    | flow | (x_t - x0_hat) / s                           | noise - x0                     | (x_t - (1-s) x0_hat) / s |
+    | x0   | x0_hat                                       | x0                             | (x_t - x0_hat) / s       |
+
+    Fields:
+        x0: the clean clip. noise: the noise that was added. x_t: the noised clip.
+        sigma: [B], above 0.
+        x0_hat, noise_hat: the denoiser's estimates of x0 and noise.
+        mask: None, or broadcastable to [B, 1, F, H, W] and at least 0: where the denoising loss looks.
+    """
+
+    x0: Tensor
+    noise: Tensor
+    x_t: Tensor
+    sigma: Tensor
+    x0_hat: Tensor
+    noise_hat: Tensor
+    target: Tensor
+    output: Tensor
+    kind: Kind
+    mask: Tensor | None = None
+
+    @classmethod
+    def from_denoised(
+        cls,
+        x0: Tensor,
+        noise: Tensor,
+        x_t: Tensor,
+        sigma: Tensor,
+        x0_hat: Tensor,
+        kind: Kind,
+        mask: Tensor | None = None,
+    ) -> Prediction:
+        """Recover the network's own output from its clean estimate, which all kinds have in common.
+
+        Args:
+            x0, noise, x_t, x0_hat: [B, C, F, H, W].
+            sigma: [B] or one value for all, above 0.
+            kind: "eps", "v", "flow" or "x0".
+            mask: see the class.
+
+        Raises:
+            ValueError: unknown kind.
+        """
+        if kind not in get_args(Kind):
+            raise ValueError(f"Unknown prediction kind {kind!r}; use one of {', '.join(get_args(Kind))}.")
+        x0, noise, x_t, x0_hat = (at_least_float32(x) for x in (x0, noise, x_t, x0_hat))
+        sigma = sigma.to(x_t).reshape(-1).expand(x_t.shape[0])
+        s = sigma.view(-1, 1, 1, 1, 1)
+        noise_hat = (x_t - x0_hat) / s
+        if kind == "eps":
+            output, target = noise_hat, noise
+        elif kind == "v":
+            scale = (1 + s**2).sqrt()
+            output, target = (x_t / scale**2 - x0_hat) * scale / s, (noise - s * x0) / scale
+        elif kind == "flow":
+            output, target = noise_hat, noise - x0
+            noise_hat = (x_t - (1 - s) * x0_hat) / s
+        else:
+            output, target = x0_hat, x0
+        return cls(x0, noise, x_t, sigma, x0_hat, noise_hat, target, output, kind, mask)

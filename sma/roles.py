@@ -1,0 +1,118 @@
+"""Which layers of a network carry motion: per family, a role's name and the modules that play it.
+
+A family is recognised by the names of its modules, so the same table serves a network in any host. Adding one is adding an entry.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of video network.
+
+    Attributes:
+        name: as users know it.
+        signature: a pattern; a network with a module name that matches fully is of this family.
+        roles: role -> pattern over module names (full match) of the linear and convolution layers that play it.
+        motion: the roles adapted by default, because motion lives there.
+        remark: what a user should know before choosing, or "".
+    """
+
+    name: str
+    signature: str
+    roles: dict[str, str]
+    motion: tuple[str, ...]
+    remark: str = ""
+
+
+FAMILIES = (
+    Family(
+        name="UNet3D",
+        signature=r"(down_blocks|up_blocks)\.\d+\.temp_convs\.\d+\.conv1\.\d+",
+        roles={
+            # MotionDirector's temporal sites are attn1, attn2 and ff; proj_in and proj_out belong to the same transformer.
+            "temporal attention": r".*temp_attentions\.\d+\.(proj_in|proj_out|transformer_blocks\.\d+\.attn[12]\.to_(q|k|v|out\.0))",
+            "temporal feed-forward": r".*temp_attentions\.\d+\.transformer_blocks\.\d+\.ff\.net\.(0\.proj|2)",
+            # Without a frame-position embedding temporal attention cannot tell frame order; only these convolutions can.
+            "temporal convolution": r".*temp_convs\.\d+\.conv\d\.\d+",
+            "temporal input": r"transformer_in\.(proj_in|proj_out|transformer_blocks\.\d+\.(attn[12]\.to_(q|k|v|out\.0)|ff\.net\.(0\.proj|2)))",
+            "spatial attention": r".*\.attentions\.\d+\.transformer_blocks\.\d+\.attn1\.to_(q|k|v|out\.0)",
+            "cross-attention": r".*\.attentions\.\d+\.transformer_blocks\.\d+\.attn2\.to_(q|k|v|out\.0)",
+            "feed-forward": r".*\.attentions\.\d+\.transformer_blocks\.\d+\.ff\.net\.(0\.proj|2)",
+        },
+        motion=("temporal attention", "temporal feed-forward", "temporal convolution", "temporal input"),
+    ),
+    Family(
+        name="Wan",
+        signature=r"blocks\.\d+\.self_attn\.norm_q",
+        roles={
+            "self-attention": r"blocks\.\d+\.self_attn\.(q|k|v|o)",
+            "cross-attention": r"blocks\.\d+\.cross_attn\.(q|k|v|o)",
+            "feed-forward": r"blocks\.\d+\.ffn\.(0|2)",
+        },
+        motion=("self-attention",),
+        remark="its attention runs over space and time together, so no layer is about motion alone",
+    ),
+)
+
+ROLES = ("motion", *dict.fromkeys(role for family in FAMILIES for role in family.roles), "everything")
+
+
+def family_of(network: nn.Module) -> Family:
+    """The family a network belongs to.
+
+    Raises:
+        ValueError: no known family; layers can then still be chosen by a regular expression, see :func:`matching`.
+    """
+    names = [name for name, _ in network.named_modules()]
+    for family in FAMILIES:
+        if any(re.fullmatch(family.signature, name) for name in names):
+            return family
+    raise ValueError(
+        f"{type(network).__name__} is no video network of a known family ({', '.join(f.name for f in FAMILIES)}). "
+        "Choose its layers by a regular expression."
+    )
+
+
+def layers_of(network: nn.Module, role: str) -> list[str]:
+    """Names of the layers that play a role: one of the family's own, ``"motion"`` (its default) or ``"everything"``.
+
+    Raises:
+        ValueError: the family is unknown, lacks the role, or no module of the network matches.
+    """
+    family = family_of(network)
+    if role == "motion":
+        patterns: Iterable[str] = [family.roles[name] for name in family.motion]
+    elif role == "everything":
+        patterns = family.roles.values()
+    elif role in family.roles:
+        patterns = [family.roles[role]]
+    else:
+        raise ValueError(f"{family.name} has no {role!r} layers; it has {', '.join(family.roles)}. Choose one of these.")
+    return matching(network, "|".join(patterns))
+
+
+def matching(network: nn.Module, pattern: str) -> list[str]:
+    """Names of the linear and convolution layers whose full name matches a regular expression, in module order.
+
+    Raises:
+        ValueError: the pattern is no regular expression, or nothing matches.
+    """
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is no regular expression: {error}.") from error
+    adaptable = [
+        name for name, m in network.named_modules() if hasattr(m, "in_features") or hasattr(m, "kernel_size")
+    ]
+    chosen = [name for name in adaptable if expression.fullmatch(name)]
+    if not chosen:
+        example = f", which are named like {adaptable[len(adaptable) // 2]!r}" if adaptable else ""
+        raise ValueError(f"0 of {len(adaptable)} modules match {pattern!r}{example}. Choose other layers.")
+    return chosen
