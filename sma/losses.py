@@ -1,0 +1,233 @@
+"""Loss terms over a Prediction, and the motion loss: a named, weighted list of them.
+
+A term maps a Prediction to one value per sample, [B]. It does not know whether the gradient goes into adapters
+(training) or into the latent (guidance).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from .prediction import Prediction
+from .residuals import frame_residuals
+from .spectral import GlobalTransform, LocalTransform, SpectralSettings
+
+Over = Literal["frames", "pixels"]
+Space = Literal["noise", "output"]
+
+
+def denoising(p: Prediction) -> Tensor:
+    """Mean squared error of the network's output against its target, over the mask if there is one; [B]."""
+    error = (p.output - p.target) ** 2
+    if p.mask is None:
+        return error.flatten(1).mean(1)
+    mask = p.mask.to(error).expand_as(error)
+    weighted = (error * mask).flatten(1).sum(1)
+    return weighted / mask.flatten(1).sum(1).clamp_min(1)  # an empty mask gives 0, not NaN
+
+
+def residual_cosine(p: Prediction, *, absolute: bool = True, over: Over = "frames", space: Space = "noise") -> Tensor:
+    """1 - mean cosine between the frame residuals of prediction and truth (VMC, arXiv 2312.00845, eq. 17); [B].
+
+    Args:
+        absolute: compare absolute residuals as VMC's code does; unrelated clips then score about 0.3 and not 1.
+        over: "frames", one cosine per channel and pixel along time (VMC's code; with 2 frames and absolute residuals
+            the loss is always 0); "pixels", one per pair of frames over all channels and pixels (VMC's paper).
+        space: "noise" compares noise_hat with noise, "output" the network's output with its target.
+    """
+    predicted, true = (p.noise_hat, p.noise) if space == "noise" else (p.output, p.target)
+    predicted, true = frame_residuals(predicted, absolute=absolute), frame_residuals(true, absolute=absolute)
+    if over == "pixels":
+        predicted, true = predicted.transpose(1, 2).flatten(2), true.transpose(1, 2).flatten(2)  # [B, F-1, C*H*W]
+    return 1 - cosine_similarity(predicted, true, dim=2).flatten(1).mean(1)
+
+
+def anchor_debiased(p: Prediction, *, anchor: Tensor, beta: float = 1.0) -> Tensor:
+    """Appearance-debiased error, the second term of MotionDirector's temporal loss (arXiv 2310.08465, eq. 5-7); [B].
+
+    Output and target are both mapped by phi(e) = sqrt(beta^2 + 1) e - beta e[anchor], then compared by MSE.
+
+    Args:
+        anchor: LongTensor [B], the frame that stands for the appearance of each sample, 0 <= anchor < F.
+        beta: how much of the anchor is taken away.
+    """
+    error = p.output - p.target  # phi is linear
+    samples = torch.arange(error.shape[0], device=error.device)
+    at_anchor = error[samples, :, anchor.to(error.device)].unsqueeze(2)  # [B, C, 1, H, W]
+    return ((math.sqrt(beta**2 + 1) * error - beta * at_anchor) ** 2).flatten(1).mean(1)
+
+
+class LossTerm:
+    """One term of a motion loss. Subclasses are frozen dataclasses of their settings."""
+
+    kind: ClassVar[str]
+
+    def __call__(self, p: Prediction, generator: torch.Generator) -> Tensor:
+        """Value per sample, [B]. `generator` is a CPU generator for terms that draw."""
+        raise NotImplementedError
+
+    def bind(self, x0: Tensor) -> LossTerm:
+        """The same term with everything that depends on the reference clip [1, C, F, H, W] alone computed once."""
+        return self
+
+    def describe(self) -> dict[str, Any]:
+        """Kind and settings, fit for JSON."""
+        return {"kind": self.kind, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Denoising(LossTerm):
+    """See `denoising`."""
+
+    kind: ClassVar[str] = "denoising"
+
+    def __call__(self, p: Prediction, generator: torch.Generator) -> Tensor:
+        return denoising(p)
+
+
+@dataclass(frozen=True)
+class ResidualCosine(LossTerm):
+    """See `residual_cosine`."""
+
+    kind: ClassVar[str] = "residual_cosine"
+    absolute: bool = True
+    over: Over = "frames"
+    space: Space = "noise"
+
+    def __post_init__(self) -> None:
+        for name, options in (("over", Over), ("space", Space)):
+            if getattr(self, name) not in get_args(options):
+                raise ValueError(f"Unknown {name} {getattr(self, name)!r}; use {' or '.join(get_args(options))}.")
+
+    def __call__(self, p: Prediction, generator: torch.Generator) -> Tensor:
+        return residual_cosine(p, absolute=self.absolute, over=self.over, space=self.space)
+
+
+@dataclass(frozen=True)
+class Debiased(LossTerm):
+    """See `anchor_debiased`; the anchor of each sample is drawn uniformly from the frames."""
+
+    kind: ClassVar[str] = "anchor_debiased"
+    beta: float = 1.0
+
+    def __call__(self, p: Prediction, generator: torch.Generator) -> Tensor:
+        batch, _, frames = p.output.shape[:3]
+        anchor = torch.randint(frames, (batch,), generator=generator)
+        return anchor_debiased(p, anchor=anchor, beta=self.beta)
+
+
+@dataclass(frozen=True)
+class SpectralGlobal(LossTerm):
+    """`spectral.global_loss` between x0 and x0_hat."""
+
+    kind: ClassVar[str] = "spectral_global"
+    settings: SpectralSettings
+    reference: GlobalTransform | None = field(default=None, repr=False, compare=False)
+
+    def __call__(self, p: Prediction, generator: torch.Generator) -> Tensor:
+        return (self.reference or GlobalTransform.of(p.x0, self.settings)).compare(p.x0_hat)
+
+    def bind(self, x0: Tensor) -> SpectralGlobal:
+        # Outside inference mode: its tensors could not be saved for a backward pass.
+        with torch.inference_mode(False), torch.no_grad():
+            return replace(self, reference=GlobalTransform.of(x0, self.settings))
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": self.kind, **asdict(self.settings)}
+
+
+@dataclass(frozen=True)
+class SpectralLocal(LossTerm):
+    """Sum of both values of `spectral.local_loss` between x0 and x0_hat."""
+
+    kind: ClassVar[str] = "spectral_local"
+    settings: SpectralSettings
+    reference: LocalTransform | None = field(default=None, repr=False, compare=False)
+
+    def __call__(self, p: Prediction, generator: torch.Generator) -> Tensor:
+        amplitude, phase = (self.reference or LocalTransform.of(p.x0, self.settings)).compare(p.x0_hat)
+        return amplitude + phase
+
+    def bind(self, x0: Tensor) -> SpectralLocal:
+        with torch.inference_mode(False), torch.no_grad():
+            return replace(self, reference=LocalTransform.of(x0, self.settings))
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": self.kind, **asdict(self.settings)}
+
+
+@dataclass(frozen=True)
+class WeightedTerm:
+    """A loss term with the name it is reported under and its weight in the total, 0 or above."""
+
+    name: str
+    weight: float
+    term: LossTerm
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight < math.inf:
+            raise ValueError(f"The weight of {self.name} is {self.weight}; it must be 0 or above.")
+
+
+def spectral_terms(settings: SpectralSettings) -> tuple[WeightedTerm, ...]:
+    """The global and the local term under the settings' own weights; a weight of 0 leaves its term out."""
+    terms = (
+        WeightedTerm("spectral_global", settings.global_weight, SpectralGlobal(settings)),
+        WeightedTerm("spectral_local", settings.local_weight, SpectralLocal(settings)),
+    )
+    return tuple(term for term in terms if term.weight > 0)
+
+
+@dataclass(frozen=True)
+class MotionLoss:
+    """Named, weighted loss terms, evaluated in order.
+
+    Raises:
+        ValueError: no term, two terms of one name, or no weight above 0.
+    """
+
+    terms: tuple[WeightedTerm, ...]
+
+    def __post_init__(self) -> None:
+        names = [term.name for term in self.terms]
+        if not any(term.weight > 0 for term in self.terms):
+            raise ValueError(
+                f"The motion loss has no term with a weight above 0 (terms: {names}). Raise one or add one."
+            )
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise ValueError(f"The motion loss has two terms named {', '.join(sorted(twice))}; remove or rename one.")
+
+    def with_terms(self, *terms: WeightedTerm) -> MotionLoss:
+        """A motion loss with these terms appended."""
+        return MotionLoss(self.terms + terms)
+
+    def bind(self, x0: Tensor) -> MotionLoss:
+        """A motion loss that holds the transforms of the reference clip, on its device.
+
+        Args:
+            x0: [1, C, F, H, W]. Every prediction given to the bound loss must be of this clip, in any batch size.
+        """
+        return MotionLoss(tuple(replace(term, term=term.term.bind(x0)) for term in self.terms))
+
+    def __call__(self, p: Prediction, generator: torch.Generator) -> dict[str, Tensor]:
+        """Every term's value before its weight, [B] each. Terms that draw take their numbers from `generator`."""
+        return {term.name: term.term(p, generator) for term in self.terms}
+
+    def total_of(self, values: dict[str, Tensor]) -> Tensor:
+        """Weighted sum [B] of the values that a call returned."""
+        return torch.stack([term.weight * values[term.name] for term in self.terms]).sum(0)
+
+    def total(self, p: Prediction, generator: torch.Generator) -> Tensor:
+        """Weighted sum of all terms, [B]."""
+        return self.total_of(self(p, generator))
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Name, weight, kind and settings of every term, fit for JSON."""
+        return [{"name": term.name, "weight": term.weight, **term.term.describe()} for term in self.terms]
