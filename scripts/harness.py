@@ -1,0 +1,135 @@
+"""Finds or unpacks a real ComfyUI, builds its environment, starts it with this pack, runs the tests.
+
+    python scripts/harness.py env                     build the environment, say where it is
+    python scripts/harness.py serve [--port N]        a server with this pack, until Ctrl-C
+    python scripts/harness.py test [pytest options]   every test
+    python scripts/harness.py run script.py [...]     a script of this repository inside the environment
+    python scripts/harness.py twins                   workflows/*.json -> tests/workflows/*.api.json
+
+Python 3.11 or newer is all it needs; everything else is installed into .harness/venv. COMFYUI_PATH names a ComfyUI to
+use instead of the unpacked one, SPECTRAL_MOTION_PYTHON an environment to use as it is. pip is used with your own
+settings, so an index configured there decides which build of torch is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parent))
+
+from comfy_server import Client, Result, install_pack, serve, shipped_files
+from environment import CACHE, ROOT, HarnessError, ensure_environment, find_host, say
+
+__all__ = [
+    "CACHE",
+    "ROOT",
+    "Client",
+    "HarnessError",
+    "Result",
+    "ensure_environment",
+    "enter",
+    "find_host",
+    "install_pack",
+    "serve",
+    "shipped_files",
+]
+
+# The rooms' tests cannot share a process: the host owns a top-level module called `nodes`, and so do we.
+SUITES = [["tests/sma", "tests/nodes", "tests/test_packaging.py"], ["tests/host"], ["tests/browser"]]
+
+
+def enter() -> None:
+    """Continue the calling script inside the environment, which is built first; returns at once when already there."""
+    python, _ = ensure_environment()
+    if Path(sys.prefix).resolve() != python.parent.parent.resolve():
+        sys.exit(subprocess.call([str(python), *sys.argv]))
+
+
+def _pytest(python: Path, arguments: list[str]) -> tuple[int, str]:
+    """Run pytest in its own process, show what it prints; returns (exit status, its closing line)."""
+    # -P keeps the repository root off sys.path, where it would shadow the host's modules.
+    command = [str(python), "-P", "-m", "pytest", "-q", *arguments]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    closing = ""
+    try:
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            if re.search(r"\d+ (passed|failed|skipped|error)|no tests ran", line):
+                closing = line.strip()
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT if os.name != "nt" else signal.SIGTERM)
+        status = process.wait()
+    return status, closing
+
+
+def test(options: list[str]) -> int:
+    started = time.monotonic()
+    python, _ = ensure_environment()
+    failed, lines = False, []
+    for suite in SUITES:
+        present = [path for path in suite if any((ROOT / path).rglob("test_*.py")) or (ROOT / path).is_file()]
+        if not present:
+            continue
+        say(f"pytest {' '.join(present)}")
+        status, closing = _pytest(python, [*present, *options])
+        failed |= status != 0
+        lines.append(f"{' '.join(present)}: {closing or f'pytest ended with {status}'}")
+    print("\n" + "\n".join(lines))
+    say(f"{'FAILED' if failed else 'all tests passed'} in {time.monotonic() - started:.0f} s")
+    return int(failed)
+
+
+def _serve_until_interrupted(version: str | None, port: int, base: Path) -> None:
+    python, host = ensure_environment()
+    host = find_host(version) if version else host
+    say(f"starting {host}")
+    with serve(python, host, base=base, port=port) as client:
+        say(f"ComfyUI runs at {client.url} with this pack; base directory {client.base}, log {client.log}")
+        say("Ctrl-C stops it")
+        while True:
+            time.sleep(1)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("env")
+    server = commands.add_parser("serve")
+    server.add_argument("--host", help="a ComfyUI version to unpack, such as 0.24.0")
+    server.add_argument("--port", type=int, default=8188)
+    server.add_argument("--base", type=Path, default=CACHE / "base", help="base directory, kept between runs")
+    commands.add_parser("test", prefix_chars="\0").add_argument("options", nargs="*")
+    commands.add_parser("run", prefix_chars="\0").add_argument("argv", nargs="+")
+    commands.add_parser("twins")
+    arguments = parser.parse_args()
+    # A terminated harness must still stop its server: turn the signal into an exception that unwinds.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        match arguments.command:
+            case "env":
+                python, host = ensure_environment()
+                say(f"python {python}, host {host}")
+            case "serve":
+                _serve_until_interrupted(arguments.host, arguments.port, arguments.base)
+            case "test":
+                return test(arguments.options)
+            case "run":
+                return subprocess.call([str(ensure_environment()[0]), *arguments.argv])
+    except HarnessError as error:
+        print(f"[harness] {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
