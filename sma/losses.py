@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from .checks import check_option
 from .prediction import Prediction
 from .residuals import frame_residuals
 from .spectral import GlobalTransform, LocalTransform, SpectralSettings
@@ -28,8 +29,8 @@ def denoising(p: Prediction) -> Tensor:
     if p.mask is None:
         return error.flatten(1).mean(1)
     mask = p.mask.to(error).expand_as(error)
-    weighted = (error * mask).flatten(1).sum(1)
-    return weighted / mask.flatten(1).sum(1).clamp_min(1)  # an empty mask gives 0, not NaN
+    share = mask.flatten(1).sum(1).clamp_min(torch.finfo(error.dtype).tiny)  # an empty mask gives 0, not NaN
+    return (error * mask).flatten(1).sum(1) / share
 
 
 def residual_cosine(p: Prediction, *, absolute: bool = True, over: Over = "frames", space: Space = "noise") -> Tensor:
@@ -40,7 +41,12 @@ def residual_cosine(p: Prediction, *, absolute: bool = True, over: Over = "frame
         over: "frames", one cosine per channel and pixel along time (VMC's code; with 2 frames and absolute residuals
             the loss is always 0); "pixels", one per pair of frames over all channels and pixels (VMC's paper).
         space: "noise" compares noise_hat with noise, "output" the network's output with its target.
+
+    Raises:
+        ValueError: unknown option, or fewer than 2 frames.
     """
+    check_option("over", over, Over)
+    check_option("space", space, Space)
     predicted, true = (p.noise_hat, p.noise) if space == "noise" else (p.output, p.target)
     predicted, true = frame_residuals(predicted, absolute=absolute), frame_residuals(true, absolute=absolute)
     if over == "pixels":
@@ -101,9 +107,8 @@ class ResidualCosine(LossTerm):
     space: Space = "noise"
 
     def __post_init__(self) -> None:
-        for name, options in (("over", Over), ("space", Space)):
-            if getattr(self, name) not in get_args(options):
-                raise ValueError(f"Unknown {name} {getattr(self, name)!r}; use {' or '.join(get_args(options))}.")
+        check_option("over", self.over, Over)
+        check_option("space", self.space, Space)
 
     def __call__(self, p: Prediction, generator: torch.Generator) -> Tensor:
         return residual_cosine(p, absolute=self.absolute, over=self.over, space=self.space)
@@ -164,7 +169,13 @@ class SpectralLocal(LossTerm):
 
 @dataclass(frozen=True)
 class WeightedTerm:
-    """A loss term with the name it is reported under and its weight in the total, 0 or above."""
+    """A loss term with the name it is reported under and its weight in the total.
+
+    A weight of 0 means watched: evaluated and reported, without gradient.
+
+    Raises:
+        ValueError: negative or non-finite weight.
+    """
 
     name: str
     weight: float
@@ -218,11 +229,15 @@ class MotionLoss:
 
     def __call__(self, p: Prediction, generator: torch.Generator) -> dict[str, Tensor]:
         """Every term's value before its weight, [B] each. Terms that draw take their numbers from `generator`."""
-        return {term.name: term.term(p, generator) for term in self.terms}
+        values = {}
+        for term in self.terms:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and term.weight > 0):
+                values[term.name] = term.term(p, generator)
+        return values
 
     def total_of(self, values: dict[str, Tensor]) -> Tensor:
         """Weighted sum [B] of the values that a call returned."""
-        return torch.stack([term.weight * values[term.name] for term in self.terms]).sum(0)
+        return torch.stack([term.weight * values[term.name] for term in self.terms if term.weight > 0]).sum(0)
 
     def total(self, p: Prediction, generator: torch.Generator) -> Tensor:
         """Weighted sum of all terms, [B]."""

@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from torch import Tensor
 
+from .checks import check_option
 from .residuals import at_least_float32
 
 Kind = Literal["eps", "v", "flow", "x0"]
 
 
+def _per_sample(sigma: Tensor, x: Tensor) -> Tensor:
+    """One sigma per sample of x, shaped [B, 1, 1, 1, 1]."""
+    return sigma.to(x).reshape(-1).expand(x.shape[0]).view(-1, 1, 1, 1, 1)
+
+
 def add_noise(x0: Tensor, noise: Tensor, sigma: Tensor, kind: Kind) -> Tensor:
-    """Noise a clip the way networks of this kind were trained: x0 + s n, or (1 - s) x0 + s n for flow.
+    """Noise a clip as its network expects: (1 - s) x0 + s n for flow, x0 + s n for the others.
 
     Args:
-        x0, noise: [B, C, F, H, W]. sigma: [B], in the host's sense.
+        x0, noise: [B, C, F, H, W].
+        sigma: [B] or one value for all, in the host's sense.
+
+    Returns:
+        x_t, [B, C, F, H, W].
+
+    Raises:
+        ValueError: unknown kind.
     """
-    s = sigma.view(-1, 1, 1, 1, 1)
-    return (1 - s) * x0 + s * noise if kind == "flow" else x0 + s * noise
+    check_option("prediction kind", kind, Kind)
+    s = _per_sample(sigma, x0)
+    return ((1 - s) * x0 if kind == "flow" else x0) + s * noise
 
 
 @dataclass(frozen=True)
@@ -76,11 +90,9 @@ class Prediction:
         Raises:
             ValueError: unknown kind.
         """
-        if kind not in get_args(Kind):
-            raise ValueError(f"Unknown prediction kind {kind!r}; use one of {', '.join(get_args(Kind))}.")
+        check_option("prediction kind", kind, Kind)
         x0, noise, x_t, x0_hat = (at_least_float32(x) for x in (x0, noise, x_t, x0_hat))
-        sigma = sigma.to(x_t).reshape(-1).expand(x_t.shape[0])
-        s = sigma.view(-1, 1, 1, 1, 1)
+        s = _per_sample(sigma, x_t)
         noise_hat = (x_t - x0_hat) / s
         if kind == "eps":
             output, target = noise_hat, noise
@@ -92,4 +104,4 @@ class Prediction:
             noise_hat = (x_t - (1 - s) * x0_hat) / s
         else:
             output, target = x0_hat, x0
-        return cls(x0, noise, x_t, sigma, x0_hat, noise_hat, target, output, kind, mask)
+        return cls(x0, noise, x_t, s.flatten(), x0_hat, noise_hat, target, output, kind, mask)

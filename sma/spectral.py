@@ -7,14 +7,16 @@ plane of each residual. Both come in two halves, so that a reference clip is tra
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from .checks import check_option
 from .residuals import frame_residuals
-from .wavelets import check_wavelet, temporal_dwt
+from .wavelets import check_levels, check_wavelet, temporal_dwt
 
 Residual = Literal["signed", "absolute"]
 Phase = Literal["wrapped", "raw"]
@@ -48,22 +50,22 @@ class SpectralSettings:
     delta: float = 0.05  # how strongly low frequencies weigh more, at least 0
     base: float = 1.0  # weight of the highest frequency, at least 0
     zero_border: bool = False  # leave row 0 and column 0 of the shifted spectrum out (v1, eq. 21)
+    relative: bool = False  # see local_loss
     global_weight: float = 0.4
     local_weight: float = 0.2
 
     def __post_init__(self) -> None:
         for name, options in (("residual", Residual), ("phase", Phase), ("norm", Norm)):
-            if getattr(self, name) not in get_args(options):
-                raise ValueError(f"Unknown {name} {getattr(self, name)!r}; use {' or '.join(get_args(options))}.")
-        if self.levels is not None and self.levels < 1:
-            raise ValueError(f"levels is {self.levels}; the wavelet transform needs at least 1.")
+            check_option(name, getattr(self, name), options)
+        check_wavelet(self.wave)
         for name in ("extra_levels", "delta", "base", "global_weight", "local_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or above.")
         if self.level_weights is not None and any(not 0 <= weight < math.inf for weight in self.level_weights):
             raise ValueError(f"level_weights are {self.level_weights}; each must be 0 or above.")
-        if self.wave != "haar":  # haar is known; the presets below must not load PyWavelets
-            check_wavelet(self.wave)
+        if self.levels is not None:
+            check_levels(self.levels)
+            self.level_weights_for(self.levels)
 
     def levels_for(self, frames: int) -> int:
         """Wavelet levels for a clip of `frames` frames."""
@@ -134,65 +136,86 @@ def _mean(x: Tensor) -> Tensor:
     return x.flatten(1).mean(1)
 
 
+def _check_same_shape(reference: tuple[int, ...], clip: Tensor) -> None:
+    shape = tuple(clip.shape[1:])
+    if shape != reference:  # broadcasting would hide some of these
+        raise ValueError(
+            f"The clips are {reference} and {shape} (channels, frames, height, width); "
+            "the spectral losses compare clips of one shape. Resize or retime one."
+        )
+
+
 @dataclass(frozen=True)
 class GlobalTransform:
-    """Wavelet coefficients of a clip's frame residuals over time: approximation, then details finest first."""
+    """Wavelet coefficients of a clip's frame residuals over time."""
 
     settings: SpectralSettings
-    bands: tuple[Tensor, ...]  # [B, C, T_level, H, W] each
+    shape: tuple[int, ...]  # C, F, H, W of the clip
+    bands: tuple[Tensor, ...]  # [B, C, T_level, H, W] each, approximation first, then details finest first
 
     @classmethod
     def of(cls, clip: Tensor, settings: SpectralSettings) -> GlobalTransform:
         """Transform a clip [B, C, F, H, W]."""
         residual = frame_residuals(clip, absolute=settings.residual == "absolute")
         approx, details = temporal_dwt(residual, settings.wave, settings.levels_for(clip.shape[2]))
-        return cls(settings, (approx, *details))
+        return cls(settings, tuple(clip.shape[1:]), (approx, *details))
 
     def compare(self, clip: Tensor) -> Tensor:
         """Weighted sum over bands of the mean absolute difference to a clip [B, C, F, H, W]; [B]."""
+        _check_same_shape(self.shape, clip)
         weights = self.settings.level_weights_for(len(self.bands) - 1)
-        other = GlobalTransform.of(clip, self.settings)
-        terms = (w * _mean((a - b).abs()) for w, a, b in zip(weights, self.bands, other.bands, strict=True))
-        return torch.stack(list(terms)).sum(0)
+        bands = GlobalTransform.of(clip, self.settings).bands
+        terms = [w * _mean((a - b).abs()) for w, a, b in zip(weights, self.bands, bands, strict=True)]
+        return torch.stack(terms).sum(0)
 
 
 @dataclass(frozen=True)
 class LocalTransform:
-    """Amplitude and angle of the spatial spectrum of a clip's frame residuals, [B, C, F-1, H, W // 2 + 1] each."""
+    """Amplitude and angle of the spatial spectrum of a clip's frame residuals, on the bins of rfft2."""
 
     settings: SpectralSettings
-    amplitude: Tensor
-    angle: Tensor
-    weight: Tensor  # [H, W // 2 + 1], divided by H * W, so that a weighted sum is the mean over the whole plane
+    shape: tuple[int, ...]  # C, F, H, W of the clip
+    amplitude: Tensor  # [B, C, F-1, H, W // 2 + 1]
+    angle: Tensor  # the same, radians
+    weight: Tensor  # [H, W // 2 + 1], divided by H * W: a weighted sum is the mean over the whole plane
 
     @classmethod
     def of(cls, clip: Tensor, settings: SpectralSettings) -> LocalTransform:
         """Transform a clip [B, C, F, H, W]."""
-        residual = frame_residuals(clip, absolute=settings.residual == "absolute")
-        height, width = residual.shape[-2:]
-        spectrum = torch.fft.rfft2(residual, norm=settings.norm)
+        amplitude, angle = _spectrum(clip, settings)
+        height, width = clip.shape[3:]
         weight = frequency_weight(
             height,
             width,
             delta=settings.delta,
             base=settings.base,
             zero_border=settings.zero_border,
-            dtype=residual.dtype,
-            device=residual.device,
+            dtype=amplitude.dtype,
+            device=amplitude.device,
         )
-        return cls(settings, spectrum.abs(), spectrum.angle(), _half_plane(weight) / (height * width))
+        return cls(settings, tuple(clip.shape[1:]), amplitude, angle, _half_plane(weight) / (height * width))
 
     def compare(self, clip: Tensor) -> tuple[Tensor, Tensor]:
-        """Weighted mean absolute differences to a clip [B, C, F, H, W]: of amplitudes [B], of angles [B]."""
-        other = LocalTransform.of(clip, self.settings)
-        angle = self.angle - other.angle
+        """Amplitude distance [B] and angle distance [B] to a clip [B, C, F, H, W]; see local_loss."""
+        _check_same_shape(self.shape, clip)
+        amplitude, angle = _spectrum(clip, self.settings)
+        amplitude = (self.amplitude - amplitude).abs()
+        angle = self.angle - angle
         if self.settings.phase == "wrapped":
             angle = angle - 2 * math.pi * (angle / (2 * math.pi)).round()
-        amplitude = self.amplitude - other.amplitude
-        return self._weighted(amplitude), self._weighted(angle)
+        angle = angle.abs()
+        if not self.settings.relative:
+            return self._plane_mean(amplitude), self._plane_mean(angle)
+        scale = self._plane_mean(self.amplitude).clamp_min(torch.finfo(amplitude.dtype).eps)  # a still clip has none
+        return self._plane_mean(amplitude) / scale, self._plane_mean(self.amplitude * angle) / scale
 
-    def _weighted(self, difference: Tensor) -> Tensor:
-        return _mean((self.weight * difference.abs()).sum((-2, -1)))
+    def _plane_mean(self, x: Tensor) -> Tensor:
+        return _mean((self.weight * x).sum((-2, -1)))
+
+
+def _spectrum(clip: Tensor, settings: SpectralSettings) -> tuple[Tensor, Tensor]:
+    spectrum = torch.fft.rfft2(frame_residuals(clip, absolute=settings.residual == "absolute"), norm=settings.norm)
+    return spectrum.abs(), spectrum.angle()
 
 
 def global_loss(
@@ -201,7 +224,7 @@ def global_loss(
     *,
     wave: str = "haar",
     levels: int | None = None,
-    level_weights: tuple[float, ...] | None = None,
+    level_weights: Sequence[float] | None = None,
     residual: Residual = "signed",
 ) -> Tensor:
     """Whole-clip motion: L1 distance of the frame residuals in a wavelet basis over time (SMA, global alignment).
@@ -218,7 +241,8 @@ def global_loss(
     Returns:
         [B], at least float32.
     """
-    settings = SpectralSettings(wave=wave, levels=levels, level_weights=level_weights, residual=residual)
+    weights = None if level_weights is None else tuple(level_weights)
+    settings = SpectralSettings(wave=wave, levels=levels, level_weights=weights, residual=residual)
     return GlobalTransform.of(x0, settings).compare(x0_hat)
 
 
@@ -232,18 +256,31 @@ def local_loss(
     delta: float = 0.05,
     base: float = 1.0,
     zero_border: bool = False,
+    relative: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Shape of each frame residual: distance of its spatial spectra, low frequencies first (SMA, local alignment).
+
+    With orthonormal transforms the amplitudes of white residuals keep their scale over resolution, those of smooth
+    content do not: its few bins hold sqrt(H W) times as much, but the mean divides by H W; and the angles of the empty
+    bins are noise. `relative` fits such content: the amplitude distance becomes a share of x0's amplitude, and angles
+    count by x0's amplitude.
 
     Args:
         x0, x0_hat: [B, C, F, H, W], F >= 2.
         residual, phase, norm, delta, base, zero_border: see SpectralSettings.
+        relative: measure against the amplitudes of x0.
 
     Returns:
         Amplitude distance [B] and phase distance [B] (radians); the paper's loss is their sum. Means run over the
         whole H x W plane, also over bins of weight 0.
     """
     settings = SpectralSettings(
-        residual=residual, phase=phase, norm=norm, delta=delta, base=base, zero_border=zero_border
+        residual=residual,
+        phase=phase,
+        norm=norm,
+        delta=delta,
+        base=base,
+        zero_border=zero_border,
+        relative=relative,
     )
     return LocalTransform.of(x0, settings).compare(x0_hat)

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import BinaryIO
 
+import pywt
 import torch
 from torch import Tensor
 
@@ -38,19 +39,28 @@ def _pytorch_wavelets() -> ModuleType:
 
 
 def check_wavelet(wave: str) -> None:
-    """Refuse a name that is no discrete wavelet of PyWavelets.
+    """Refuse a name that is no discrete wavelet of PyWavelets, which is where pytorch_wavelets takes its filters from.
 
     Raises:
         ValueError: names the close matches and the families.
     """
-    import pywt  # here: loading this module must not load the wavelet libraries
-
-    if wave in pywt.wavelist(kind="discrete"):
+    known = pywt.wavelist(kind="discrete")
+    if wave in known:
         return
-    close = get_close_matches(str(wave), pywt.wavelist(kind="discrete"))
+    close = get_close_matches(str(wave), known)
     hint = f"Did you mean {' or '.join(close)}? " if close else ""
-    families = ", ".join(family for family in pywt.families() if pywt.wavelist(family, kind="discrete"))
+    families = ", ".join(family for family in pywt.families() if not set(known).isdisjoint(pywt.wavelist(family)))
     raise ValueError(f"Unknown wavelet {wave!r}. {hint}Families: {families}.")
+
+
+def check_levels(levels: int) -> None:
+    """Refuse a wavelet transform of no level.
+
+    Raises:
+        ValueError: levels < 1.
+    """
+    if levels < 1:
+        raise ValueError(f"levels is {levels}; the wavelet transform needs at least 1.")
 
 
 def temporal_dwt(x: Tensor, wave: str, levels: int) -> tuple[Tensor, list[Tensor]]:
@@ -71,24 +81,27 @@ def temporal_dwt(x: Tensor, wave: str, levels: int) -> tuple[Tensor, list[Tensor
     Raises:
         ValueError: levels < 1 or unknown wavelet.
     """
-    if levels < 1:
-        raise ValueError(f"The wavelet transform was asked for {levels} levels; it needs at least 1.")
+    check_levels(levels)
     check_wavelet(wave)
-    import pywt
-
     x = at_least_float32(x)
-    # Built here on every call: a filter kept from a call under inference mode could never be trained through. The
-    # library rounds its filters to float32, so float64 clips get them from the source.
+    matrix, lengths = _analysis_matrix(wave, levels, x.shape[2])
+    with torch.autocast(x.device.type, enabled=False):
+        coefficients = torch.matmul(matrix.to(x), x.flatten(3))  # [B, C, sum of lengths, H * W]
+    approx, *details = coefficients.unflatten(3, x.shape[3:]).split(lengths, dim=2)
+    return approx, details
+
+
+def _analysis_matrix(wave: str, levels: int, frames: int) -> tuple[Tensor, list[int]]:
+    """The transform as a matrix [coefficients, frames] in float64, and the length of each band, approximation first.
+
+    pytorch_wavelets filters by convolution, which a GPU rounds to TF32 unless told otherwise, and which takes 20 to 30
+    times as long as one matrix product over a clip's few frames. So it transforms the unit impulses only. Built on
+    every call: tensors kept from a call under inference mode could never be trained through.
+    """
     transform = _pytorch_wavelets().DWT1DForward(J=levels, wave=wave, mode="zero")
-    low, high, *_ = pywt.Wavelet(wave).filter_bank
-    transform.h0 = torch.tensor(low[::-1], dtype=x.dtype, device=x.device).view(1, 1, -1)
-    transform.h1 = torch.tensor(high[::-1], dtype=x.dtype, device=x.device).view(1, 1, -1)
-
-    b, c, t, h, w = x.shape
-    series = x.movedim(2, -1).reshape(-1, 1, t)  # one series per channel and pixel
-    approx, details = transform(series)
-
-    def unfold(y: Tensor) -> Tensor:
-        return y.reshape(b, c, h, w, -1).movedim(-1, 2)
-
-    return unfold(approx), [unfold(detail) for detail in details]
+    filters = pywt.Wavelet(wave)  # the library has rounded its own copy to float32
+    transform.h0 = torch.tensor(filters.dec_lo[::-1], dtype=torch.float64).view(1, 1, -1)
+    transform.h1 = torch.tensor(filters.dec_hi[::-1], dtype=torch.float64).view(1, 1, -1)
+    approx, details = transform(torch.eye(frames, dtype=torch.float64).unsqueeze(1))  # one impulse per sample
+    bands = [approx, *details]  # [frames, 1, length] each
+    return torch.cat(bands, dim=2).squeeze(1).T, [band.shape[2] for band in bands]
