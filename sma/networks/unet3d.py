@@ -1,0 +1,59 @@
+"""diffusers' UNet3DConditionModel (ModelScope, ZeroScope, the sprites model) as a module a host can load and place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+SWAPPABLE: tuple[str, ...] = ("Linear", "Conv1d", "Conv2d", "Conv3d", "GroupNorm", "LayerNorm", "Embedding")
+
+
+def build_unet3d(
+    config: Mapping[str, Any],
+    *,
+    operations: Any = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> nn.Module:
+    """Build a UNet3DConditionModel from its config; its state-dict keys stay diffusers' own.
+
+    config: diffusers' config.json as a mapping; keys that the class does not take (`_class_name`, ...) are ignored.
+    operations: an object with the classes named in SWAPPABLE, such as torch.nn or one of a host's operation sets.
+        With it the weights are left uninitialised, as hosts' own networks are: a state dict is expected to follow.
+        Without it they get diffusers' default initialisation, drawn from torch's global generator.
+    The module maps (sample [B,C,F,H,W], timestep [B], encoder_hidden_states [B,L,D]) to an object whose `.sample`
+    is [B,C,F,H,W]. Dropout is switched off for good: diffusers' temporal convolutions carry p=0.1, which would
+    make training depend on torch's global generator.
+    """
+    from diffusers import UNet3DConditionModel
+
+    if operations is None:
+        with torch.device(device or "cpu"):
+            network = UNet3DConditionModel.from_config(dict(config))
+        network = network.to(dtype=dtype) if dtype is not None else network
+    else:
+        with torch.device("meta"):
+            network = UNet3DConditionModel.from_config(dict(config))
+        network = network.to(dtype=dtype) if dtype is not None else network
+        network = network.to_empty(device=device or "cpu")
+        swap_operations(network, operations)
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return network
+
+
+def swap_operations(network: nn.Module, operations: Any) -> None:
+    """Turn every module that is exactly nn.Linear, nn.Conv*, ... into the class of that name in `operations`, in place.
+
+    Only the class changes: attributes, parameters and keys stay, so a state dict fits before and after alike.
+    Subclasses are left alone, because their forward would be lost.
+    """
+    replacements = {getattr(nn, name): getattr(operations, name) for name in SWAPPABLE if hasattr(operations, name)}
+    for module in network.modules():
+        replacement = replacements.get(type(module))
+        if replacement is not None:
+            module.__class__ = replacement

@@ -1,0 +1,124 @@
+"""Figures of the sprites model on fixed prompts and noises: `python -m sma.sprites.evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .data import COLOURS, FRAMES, MOTIONS, SHAPES, SIZE, Scene, named_path, random_batch
+from .model import DEFAULT_WEIGHTS, PATCH, SpritesModel, generate, load_sprites
+from .score import classify, motion_score, track
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """clips: noises per prompt (18 prompts: 6 colours x 3 shapes); steps and guidance: of the DDIM sampler."""
+
+    clips: int = 6
+    steps: int = 20
+    guidance: float = 3.0
+    seed: int = 1234
+
+    def __post_init__(self) -> None:
+        if self.clips < 1 or self.steps < 1:
+            raise ValueError(f"{self.clips} clips of {self.steps} steps show nothing; use at least 1 of each.")
+
+
+def sample_prompts(model: SpritesModel, settings: EvaluationSettings) -> tuple[list[str], Tensor]:
+    """Every prompt `clips` times and what the model makes of it: videos [N,F,H,W,3] in 0..1, fixed by the seed."""
+    prompts = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
+    generator = torch.Generator().manual_seed(settings.seed)
+    shape = (len(prompts), 3 * PATCH**2, FRAMES, SIZE // PATCH, SIZE // PATCH)
+    videos = [
+        generate(
+            model,
+            prompts,
+            torch.randn(shape, generator=generator),
+            steps=settings.steps,
+            guidance=settings.guidance,
+        )
+        for _ in range(settings.clips)
+    ]
+    return prompts * settings.clips, torch.cat(videos).movedim(1, -1)
+
+
+def evaluate(model: SpritesModel, settings: EvaluationSettings | None = None) -> dict[str, object]:
+    """Shares (0..1) of right colours, right shapes and visible sprites; motion cosines (mean, sd) against random clips
+    and the named motions; speed and extent in pixels, beside those of the data; flicker of the background (0..1)."""
+    settings = settings or EvaluationSettings()
+    prompts, videos = sample_prompts(model, settings)
+    named = [classify(video) for video in videos]
+    asked = [tuple(prompt.split()) for prompt in prompts]
+    generator = torch.Generator().manual_seed(settings.seed)
+    data = random_batch(len(prompts), generator).video.movedim(1, -1)
+    references = {motion: Scene("red", "circle", named_path(motion)).render().movedim(0, -1) for motion in MOTIONS}
+    per_shape = {
+        shape: _share([got[1] == want[1] for got, want in zip(named, asked, strict=True) if want[1] == shape])
+        for shape in SHAPES
+    }
+    return {
+        "clips": len(prompts),
+        "colour_right": _share([got[0] == want[0] for got, want in zip(named, asked, strict=True)]),
+        "shape_right": _share([got[1] == want[1] for got, want in zip(named, asked, strict=True)]),
+        "shape_right_per_shape": per_shape,
+        "visible": _share([share for video in videos for share in track(video).visible.tolist()]),
+        "motion_cosine_random": _spread([motion_score(v, d).cosine for v, d in zip(videos, data, strict=True)]),
+        "motion_cosine_named": {
+            motion: _spread([motion_score(video, reference).cosine for video in videos])
+            for motion, reference in references.items()
+        },
+        "speed_and_extent_px": _movement(videos),
+        "speed_and_extent_px_of_data": _movement(data),
+        "background_flicker": round(_flicker(videos), 4),
+    }
+
+
+def _share(values: list[bool]) -> float:
+    return round(sum(values) / len(values), 4)
+
+
+def _spread(values: list[float]) -> list[float]:
+    """Mean and standard deviation."""
+    column = torch.tensor(values)
+    return [round(column.mean().item(), 3), round(column.std().item(), 3)]
+
+
+def _movement(videos: Tensor) -> list[float]:
+    """Mean step per frame, and mean distance from the middle of the path, both in pixels, over clips [N,F,H,W,3]."""
+    speeds, extents = [], []
+    for video in videos:
+        found = track(video)
+        if found.visible.all():
+            places = found.path[:, :2] * video.shape[2]
+            speeds.append((places[1:] - places[:-1]).norm(dim=1).mean().item())
+            extents.append((places - places.mean(0)).norm(dim=1).mean().item())
+    return [round(sum(values) / max(1, len(values)), 3) for values in (speeds, extents)]
+
+
+def _flicker(videos: Tensor) -> float:
+    """Standard deviation over time of the four corner pixels, which no sprite reaches."""
+    corners = videos[:, :, [0, 0, -1, -1], [0, -1, 0, -1]]
+    return corners.std(1).mean().item()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--weights", type=Path, default=DEFAULT_WEIGHTS)
+    parser.add_argument("--clips", type=int, default=EvaluationSettings.clips, help="noises per prompt")
+    parser.add_argument("--steps", type=int, default=EvaluationSettings.steps, help="DDIM steps")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    settings = EvaluationSettings(clips=arguments.clips, steps=arguments.steps)
+    logger.info(json.dumps(evaluate(load_sprites(arguments.weights), settings), indent=1))
+
+
+if __name__ == "__main__":
+    main()
