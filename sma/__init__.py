@@ -1,1 +1,3 @@
-"""The science of Spectral Motion: residuals, spectral losses, adapters, training. It never imports the host."""
+"""The science of spectral motion transfer: no host, no nodes; usable from a notebook."""
+
+__version__ = "0.1.0"

@@ -94,7 +94,9 @@ def layers_of(network: nn.Module, role: str) -> list[str]:
     elif role in family.roles:
         patterns = [family.roles[role]]
     else:
-        raise ValueError(f"{family.name} has no {role!r} layers; it has {', '.join(family.roles)}. Choose one of these.")
+        raise ValueError(
+            f"{family.name} has no {role!r} layers; it has {', '.join(family.roles)}. Choose one of these."
+        )
     return matching(network, "|".join(patterns))
 
 
@@ -108,11 +110,20 @@ def matching(network: nn.Module, pattern: str) -> list[str]:
         expression = re.compile(pattern)
     except re.error as error:
         raise ValueError(f"{pattern!r} is no regular expression: {error}.") from error
-    adaptable = [
-        name for name, m in network.named_modules() if hasattr(m, "in_features") or hasattr(m, "kernel_size")
-    ]
+    adaptable = [name for name, m in network.named_modules() if hasattr(m, "in_features") or hasattr(m, "kernel_size")]
     chosen = [name for name in adaptable if expression.fullmatch(name)]
     if not chosen:
         example = f", which are named like {adaptable[len(adaptable) // 2]!r}" if adaptable else ""
         raise ValueError(f"0 of {len(adaptable)} modules match {pattern!r}{example}. Choose other layers.")
     return chosen
+
+
+def describe(network: nn.Module, names: Iterable[str], frames: int) -> str:
+    """One line on what is adapted, e.g. "UNet3D, 8 latent frames, 64 of 142 modules adapted"."""
+    names = list(names)
+    try:
+        family = family_of(network).name
+    except ValueError:
+        family = type(network).__name__
+    total = sum(1 for m in network.modules() if hasattr(m, "in_features") or hasattr(m, "kernel_size"))
+    return f"{family}, {frames} latent frames, {len(names)} of {total} modules adapted"

@@ -10,8 +10,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from .losses import MotionLoss
 from .lora import Adapter
+from .losses import MotionLoss
 from .prediction import Kind, Prediction, add_noise
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
@@ -192,7 +192,7 @@ def train(
                 for phase, loss in zip(phases, bound[index], strict=True):
                     prediction = _predict(denoise, clips[index], phase, adapter, settings, generator)
                     values = loss(prediction, generator)
-                    per_sample = loss.weigh(values)
+                    per_sample = loss.total_of(values)
                     scalar = per_sample.mean() / settings.accumulation
                     if not torch.isfinite(scalar):
                         raise NonFiniteLoss(
@@ -229,11 +229,15 @@ def train(
 
 def _check_clip(clip: Tensor) -> None:
     if clip.ndim != 5 or clip.shape[0] != 1:
-        raise ValueError(f"A clip is {list(clip.shape)}; it must be [1, C, F, H, W]. Encode one video as a video latent.")
+        raise ValueError(
+            f"A clip is {list(clip.shape)}; it must be [1, C, F, H, W]. Encode one video as a video latent."
+        )
     if clip.shape[2] < 2:
         raise ValueError(f"The clip has {clip.shape[2]} frame; motion needs at least 2. Load more frames.")
     if not torch.isfinite(clip).all():
-        raise ValueError("The clip's latent holds NaN or infinite values; finite ones are needed. Encode the clip again.")
+        raise ValueError(
+            "The clip's latent holds NaN or infinite values; finite ones are needed. Encode the clip again."
+        )
 
 
 def _predict(

@@ -1,0 +1,27 @@
+"""The pack's nodes, as the host asks for them."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+from typing_extensions import override
+
+from .losses import AlignmentLoss, SpectralLoss
+from .save import SaveMotionLoRA
+from .sprites import LoadSpritesModel
+from .train import TrainMotionLoRA
+
+
+class SpectralMotionExtension(ComfyExtension):
+    @override
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [
+            LoadSpritesModel,
+            AlignmentLoss,
+            SpectralLoss,
+            TrainMotionLoRA,
+            SaveMotionLoRA,
+        ]
+
+
+async def comfy_entrypoint() -> SpectralMotionExtension:
+    return SpectralMotionExtension()

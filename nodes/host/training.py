@@ -1,0 +1,150 @@
+"""Training as a sampler: the host's guider prepares conditioning, loads the weights and applies its patches; the loop runs inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_sampling
+import comfy.samplers
+import torch
+from torch import Tensor, nn
+
+from ...sma.prediction import Kind
+from .gradients import differentiable
+
+
+@dataclass(frozen=True)
+class HostDenoiser:
+    """The host's model as the training loop sees it.
+
+    Attributes:
+        denoise: (x_t [B, C, F, H, W], sigma [B]) -> x0_hat, with gradient to whatever is hooked on ``network``.
+        network: the bare diffusion model; its module names follow ``diffusion_model.`` in LoRA files.
+        kind: what the network predicts.
+        sigma_at: noise level 0..1 (clean..noise) -> sigma.
+        clip: the latent [N, C, F, H, W] in the model's own scaling.
+    """
+
+    denoise: Callable[[Tensor, Tensor], Tensor]
+    network: nn.Module
+    kind: Kind
+    sigma_at: Callable[[float], float]
+    clip: Tensor
+
+
+def run_in_training(
+    model: Any, latent: Tensor, positive: list, job: Callable[[HostDenoiser], Any], *, seed: int
+) -> Any:
+    """Runs ``job`` with the MODEL loaded, conditioned and differentiable, and returns what it returns.
+
+    The MODEL is the same afterwards: same parameter objects, no hooks, in or out of an exception. The host's cancel passes through.
+
+    Args:
+        model: the host's MODEL (a ModelPatcher).
+        latent: video latents [N, C, F, H, W] as VAE Encode gives them.
+        positive: CONDITIONING of the training prompt. Entries beyond the first are averaged by the host, so one entry is required.
+        job: does the training; called once.
+        seed: handed to the host's samplers and hooks.
+
+    Raises:
+        ValueError: no video latent, wrong channel count, several conditioning entries, or a prediction type we cannot train.
+    """
+    latent_format = model.get_model_object("latent_format")
+    if latent.ndim != 5:
+        raise ValueError(
+            f"The latent is {list(latent.shape)}; training needs a video latent [N, C, F, H, W]. "
+            "Encode the clip with the VAE that belongs to the model."
+        )
+    if latent.shape[1] != latent_format.latent_channels:
+        raise ValueError(
+            f"The latent has {latent.shape[1]} channels and the model takes {latent_format.latent_channels}. "
+            "Encode the clip with the VAE that belongs to the model."
+        )
+    if not torch.isfinite(latent).all():
+        raise ValueError("The latent holds NaN or infinite values; finite ones are needed. Encode the clip again.")
+    if len(positive) != 1:
+        raise ValueError(
+            f"The conditioning has {len(positive)} entries; the host would average them, so training needs exactly 1. "
+            "Connect one CLIP Text Encode."
+        )
+    kind_of(model.get_model_object("model_sampling"))
+    if model.is_dynamic():
+        # Dynamically placed weights live in buffers that are reused before backward reads them.
+        model = model.clone(disable_dynamic=True)
+    guider = _Guider(model)
+    guider.set_conds(positive)
+    sampler = _TrainingSampler(job)
+    sigmas = torch.tensor([1.0, 0.0])  # the host wants some; ours are drawn per step
+    guider.sample(torch.zeros_like(latent), latent, sampler, sigmas, seed=seed)
+    return sampler.result
+
+
+def kind_of(model_sampling: Any) -> Kind:
+    """The prediction kind of a host model_sampling object.
+
+    Raises:
+        ValueError: a parameterisation that is none of eps, v, flow, x0.
+    """
+    sampling = comfy.model_sampling
+    # The order matters: v and x0 are subclasses of EPS there, EDM and image-to-image variants of those again.
+    unsupported = (
+        sampling.EDM,
+        sampling.IMG_TO_IMG,
+        sampling.IMG_TO_IMG_FLOW,
+        sampling.COSMOS_RFLOW,
+        sampling.V_PREDICTION_DDPM,
+    )
+    kinds = ((sampling.CONST, "flow"), (sampling.X0, "x0"), (sampling.V_PREDICTION, "v"), (sampling.EPS, "eps"))
+    if not isinstance(model_sampling, unsupported):
+        for base, kind in kinds:
+            if isinstance(model_sampling, base):
+                return kind
+    names = ", ".join(base.__name__ for base in type(model_sampling).__mro__[1:3])
+    raise ValueError(f"The model predicts {names}, which cannot be trained here. Use an eps, v, flow or x0 model.")
+
+
+class _Guider(comfy.samplers.CFGGuider):
+    def set_conds(self, positive: list) -> None:
+        self.inner_set_conds({"positive": positive})
+
+
+class _TrainingSampler(comfy.samplers.Sampler):
+    def __init__(self, job: Callable[[HostDenoiser], Any]) -> None:
+        self.job = job
+        self.result: Any = None
+
+    def sample(
+        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
+    ):
+        # Nodes run in inference mode, where nothing can be differentiated.
+        with torch.inference_mode(False), torch.enable_grad(), differentiable(model_wrap.inner_model):
+            model_wrap.conds = _normal(model_wrap.conds)
+            inner = model_wrap.inner_model
+            schedule = inner.model_sampling
+
+            def sigma_at(level: float) -> float:
+                # Beyond these shares some schedules answer 0 or 1e9.
+                return float(schedule.percent_to_sigma(min(max(1.0 - level, 1e-4), 1.0 - 1e-4)))
+
+            def denoise(x_t: Tensor, sigma: Tensor) -> Tensor:
+                return model_wrap(x_t, sigma, **extra_args).float()
+
+            network = inner.diffusion_model
+            clip = latent_image.clone()
+            self.result = self.job(HostDenoiser(denoise, network, kind_of(schedule), sigma_at, clip))
+        return latent_image
+
+
+def _normal(value: Any) -> Any:
+    """Conditioning with every inference tensor replaced by a normal copy; the host's COND wrappers are rebuilt around them."""
+    if isinstance(value, Tensor):
+        return value.clone() if value.is_inference() else value
+    if isinstance(value, dict):
+        return {key: _normal(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_normal(item) for item in value)
+    if hasattr(value, "_copy_with"):
+        return value._copy_with(_normal(value.cond))
+    return value

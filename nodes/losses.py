@@ -1,0 +1,216 @@
+"""What a motion adapter learns from: the alignment loss of a method, and Spectral Motion Alignment on top."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from comfy_api.latest import io
+
+from ..sma.losses import Debiased, Denoising, MotionLoss, ResidualCosine, WeightedTerm, spectral_terms
+from ..sma.spectral import OFFICIAL, PAPER, REPAIRED, SpectralSettings
+from .types import MotionLossSocket
+
+PRESETS = {"repaired": REPAIRED, "paper": PAPER, "official code": OFFICIAL}
+
+
+class AlignmentLoss(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SMA_AlignmentLoss",
+            display_name="Alignment Loss",
+            category="Spectral Motion/learn",
+            description="How the model's prediction is pulled towards the clip. Start with 'denoising'.",
+            search_aliases=["motion loss", "vmc", "motiondirector", "mse"],
+            inputs=[
+                io.DynamicCombo.Input(
+                    "method",
+                    tooltip="denoising: plain training. debiased: MotionDirector, takes one frame's appearance out of the error. "
+                    "residual cosine: VMC, compares the directions of frame differences only.",
+                    options=[
+                        io.DynamicCombo.Option("denoising", []),
+                        io.DynamicCombo.Option(
+                            "debiased (MotionDirector)",
+                            [
+                                io.Float.Input(
+                                    "beta",
+                                    default=1.0,
+                                    min=0.0,
+                                    max=10.0,
+                                    step=0.1,
+                                    tooltip="How much of a random anchor frame is taken out of the error. The paper uses 1.",
+                                )
+                            ],
+                        ),
+                        io.DynamicCombo.Option(
+                            "residual cosine (VMC)",
+                            [
+                                io.Float.Input(
+                                    "denoising_weight",
+                                    default=1.0,
+                                    min=0.0,
+                                    max=100.0,
+                                    step=0.1,
+                                    tooltip="Weight of a denoising loss beside the cosine. VMC has 0; but a cosine alone does not see "
+                                    "brightness and scale, and small models then drift into noise.",
+                                ),
+                                io.Combo.Input(
+                                    "compare",
+                                    options=["network output", "noise"],
+                                    tooltip="VMC compares the noise. For v and flow models the network's own output is better: "
+                                    "their noise says almost nothing at high noise, where motion is decided.",
+                                ),
+                                io.Combo.Input(
+                                    "form",
+                                    options=["code", "paper"],
+                                    tooltip="code: absolute frame differences, one cosine per pixel along time. "
+                                    "paper: signed differences, one cosine per pair of frames over all pixels.",
+                                ),
+                            ],
+                        ),
+                    ],
+                ),
+            ],
+            outputs=[
+                MotionLossSocket.Output(
+                    display_name="motion_loss", tooltip="To Spectral Loss, or straight to Train Motion LoRA."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, method: io.DynamicCombo.Type) -> io.NodeOutput:
+        denoising = WeightedTerm("denoising", 1.0, Denoising())
+        if method["method"] == "denoising":
+            return io.NodeOutput(MotionLoss((denoising,)))
+        if method["method"] == "debiased (MotionDirector)":
+            return io.NodeOutput(MotionLoss((denoising, WeightedTerm("debiased", 1.0, Debiased(method["beta"])))))
+        code = method["form"] == "code"
+        cosine = ResidualCosine(
+            absolute=code,
+            over="frames" if code else "pixels",
+            space="output" if method["compare"] == "network output" else "noise",
+        )
+        terms = [WeightedTerm("residual_cosine", 1.0, cosine)]
+        if method["denoising_weight"] > 0:
+            terms.append(replace(denoising, weight=method["denoising_weight"]))
+        return io.NodeOutput(MotionLoss(tuple(terms)))
+
+
+class SpectralLoss(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SMA_SpectralLoss",
+            display_name="Spectral Loss",
+            category="Spectral Motion/learn",
+            description="Adds Spectral Motion Alignment (arXiv 2403.15249): frame differences of the clean estimate are aligned with "
+            "the clip's, over time by wavelets and over space by Fourier spectra.",
+            search_aliases=["sma", "spectral motion alignment", "wavelet", "fourier"],
+            inputs=[
+                MotionLossSocket.Input("motion_loss", tooltip="What it is added to."),
+                io.Float.Input(
+                    "global_weight",
+                    default=REPAIRED.global_weight,
+                    min=0.0,
+                    max=100.0,
+                    step=0.01,
+                    tooltip="Weight of the wavelet loss over time: motion of the whole clip. The papers' ld_global; they use 0.2 to 0.5. "
+                    "0 leaves it out.",
+                ),
+                io.Float.Input(
+                    "local_weight",
+                    default=REPAIRED.local_weight,
+                    min=0.0,
+                    max=100.0,
+                    step=0.01,
+                    tooltip="Weight of the Fourier loss over space: the shape of each frame difference. The papers' ld_local; "
+                    "they use 0.1 to 0.3. 0 leaves it out.",
+                ),
+                io.DynamicCombo.Input(
+                    "form",
+                    tooltip="repaired: signed differences, wrapped phase, resolution-independent. paper: as arXiv 2403.15249 writes it. "
+                    "official code: as the authors' code computes it. custom: every knob.",
+                    options=[
+                        *(io.DynamicCombo.Option(name, []) for name in PRESETS),
+                        io.DynamicCombo.Option("custom", _knobs()),
+                    ],
+                ),
+            ],
+            outputs=[MotionLossSocket.Output(display_name="motion_loss", tooltip="To Train Motion LoRA.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, motion_loss: MotionLoss, global_weight: float, local_weight: float, form: io.DynamicCombo.Type
+    ) -> io.NodeOutput:
+        if form["form"] == "custom":
+            settings = SpectralSettings(
+                wave=form["wave"].strip(),
+                levels=form["levels"] or None,
+                level_weights=_numbers(form["level_weights"]),
+                residual=form["residual"],
+                phase=form["phase"],
+                norm=form["norm"],
+                delta=form["delta"],
+                base=form["base"],
+                zero_border=form["zero_border"],
+            )
+        else:
+            settings = PRESETS[form["form"]]
+        settings = replace(settings, global_weight=global_weight, local_weight=local_weight)
+        return io.NodeOutput(motion_loss.with_terms(*spectral_terms(settings)))
+
+
+def _knobs() -> list[io.Input]:
+    return [
+        io.String.Input(
+            "wave", default="haar", tooltip="Wavelet over time: haar, db2, sym4, coif1, … any PyWavelets knows."
+        ),
+        io.Int.Input(
+            "levels",
+            default=0,
+            min=0,
+            max=16,
+            tooltip="Wavelet levels, the papers' num_levels. 0 chooses by the number of latent frames: 8 frames 2, 16 frames 3.",
+        ),
+        io.String.Input(
+            "level_weights",
+            default="",
+            tooltip="levels + 1 numbers with commas, approximation first, then details finest first; the papers' ld_levels. "
+            "Empty: all 1.",
+        ),
+        io.Combo.Input(
+            "residual",
+            options=["signed", "absolute"],
+            tooltip="Absolute differences (official code) cannot tell left from right.",
+        ),
+        io.Combo.Input(
+            "phase", options=["wrapped", "raw"], tooltip="raw: angles are subtracted without wrapping (paper and code)."
+        ),
+        io.Combo.Input(
+            "norm", options=["ortho", "backward"], tooltip="backward: unnormalised FFT; the loss grows with resolution."
+        ),
+        io.Float.Input(
+            "delta",
+            default=0.05,
+            min=0.0,
+            max=2.0,
+            step=0.01,
+            tooltip="How strongly low spatial frequencies weigh more.",
+        ),
+        io.Float.Input(
+            "base", default=1.0, min=0.0, max=10.0, step=0.1, tooltip="Weight of the highest spatial frequency."
+        ),
+        io.Boolean.Input(
+            "zero_border", default=False, tooltip="Leave the outermost row and column of the spectrum out (paper)."
+        ),
+    ]
+
+
+def _numbers(text: str) -> tuple[float, ...] | None:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        return tuple(float(part) for part in parts) or None
+    except ValueError as error:
+        raise ValueError(f"level_weights is {text!r}; it must be numbers with commas, such as 1, 1, 0.5.") from error

@@ -1,0 +1,61 @@
+"""Writing a motion LoRA to disk with everything a later user needs to know about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..sma.files import save_lora
+from .host.paths import next_lora, shown
+from .host.progress import say
+
+
+class SaveMotionLoRA(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SMA_SaveMotionLoRA",
+            display_name="Save Motion LoRA",
+            category="Spectral Motion/learn",
+            description="Saves a motion LoRA under output/loras with its metadata: base model, losses, frames, rank, steps, seed, prompt.",
+            search_aliases=["export lora", "save lora"],
+            inputs=[
+                io.LoraModel.Input("lora", tooltip="From Train Motion LoRA."),
+                io.String.Input(
+                    "filename_prefix", default="motion", tooltip="File name below output/loras; a counter is added."
+                ),
+                io.String.Input(
+                    "prompt",
+                    default="",
+                    optional=True,
+                    tooltip="The prompt it was trained with, kept in the file. Conditioning does not carry its text.",
+                ),
+                io.Float.Input(
+                    "fps",
+                    default=0.0,
+                    min=0.0,
+                    max=1000.0,
+                    optional=True,
+                    tooltip="Frame rate the clip was read at, from Load Motion Clip, kept in the file. 0: unknown.",
+                ),
+            ],
+            outputs=[],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls, lora: Mapping[str, Tensor], filename_prefix: str, prompt: str = "", fps: float = 0.0
+    ) -> io.NodeOutput:
+        metadata = dict(getattr(lora, "metadata", {}))
+        if prompt:
+            metadata["prompt"] = prompt
+        if fps:
+            metadata["fps"] = fps
+        path = next_lora(filename_prefix)
+        save_lora(lora, metadata, path)
+        say(cls.hidden.unique_id, f"Saved {shown(path)}, {path.stat().st_size / 1e6:.1f} MB")
+        return io.NodeOutput()

@@ -1,0 +1,98 @@
+"""One run of Train Motion LoRA: what it says while it works, and what it leaves on disk when it is cut short."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..sma.files import MotionLoRA, save_lora, save_state
+from ..sma.lora import Adapter
+from ..sma.training import StepInfo, TrainingState
+from .host import paths
+from .host.progress import Progress, raise_if_cancelled, say
+
+# What the host puts before the network's module names in LoRA files.
+LORA_PREFIX = "diffusion_model."
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingRun:
+    """Callbacks of one training: progress on the node, checkpoints, the last good state.
+
+    Args:
+        node_id: the node that reports.
+        model: the host's MODEL, for previews.
+        adapter: what is trained.
+        metadata: goes into every LoRA file.
+        steps: optimizer steps in all.
+        first_step: steps a resumed state has behind it.
+        save_every: steps between checkpoints, 0 for none.
+        prefix: file name prefix below output/loras and output/spectral_motion.
+    """
+
+    def __init__(
+        self,
+        node_id: str | None,
+        model: Any,
+        adapter: Adapter,
+        metadata: Mapping[str, object],
+        *,
+        steps: int,
+        first_step: int,
+        save_every: int,
+        prefix: str,
+    ) -> None:
+        self.node_id = node_id
+        self.adapter = adapter
+        self.metadata = dict(metadata)
+        self.steps = steps
+        self.first_step = first_step
+        self.save_every = save_every
+        self.prefix = prefix
+        self.progress = Progress(model, steps, node_id)
+        self.started = time.monotonic()
+        self._state_path: Path | None = None
+
+    def on_step(self, info: StepInfo) -> None:
+        """Reports a step, saves a checkpoint when one is due, and raises the host's cancel."""
+        step = info.record.step
+        pace = (step - self.first_step) / max(time.monotonic() - self.started, 1e-6)
+        text = f"step {step}/{self.steps}  loss {info.record.loss:.4f}  {pace:.2f} steps/s"
+        self.progress.update(step, text, info.x0_hat)
+        if self.save_every and step % self.save_every == 0:
+            self._save(info.capture())
+            path = paths.next_lora(f"{self.prefix}_step{step:05}")
+            save_lora(self.adapter.export(LORA_PREFIX), self.metadata | {"steps": step}, path)
+            logger.info("Saved %s", paths.shown(path))
+        raise_if_cancelled()
+
+    def on_stop(self, state: TrainingState) -> None:
+        """Keeps the state of a run that ends by cancel or error, and tells its name."""
+        if state.step <= self.first_step:
+            return
+        path = self._save(state)
+        text = f"Stopped at step {state.step} of {self.steps}. Choose {path.name} in resume_from to continue."
+        say(self.node_id, text)
+        logger.warning("%s Saved as %s", text, paths.shown(path))
+
+    def lora(self, state: TrainingState) -> MotionLoRA:
+        """The finished LoRA. Says on the node what was done."""
+        records = state.history[self.first_step :]
+        text = ""
+        if records:
+            tail = records[-max(1, len(records) // 10) :]
+            seconds = time.monotonic() - self.started
+            mean = sum(record.loss for record in tail) / len(tail)
+            text = f"{len(records)} steps in {seconds:.0f} s, loss {records[0].loss:.4f} → {mean:.4f}"
+        say(self.node_id, f"{self.metadata['adapted']}. {text}")
+        return MotionLoRA(self.adapter.export(LORA_PREFIX), self.metadata | {"steps": state.step})
+
+    def _save(self, state: TrainingState) -> Path:
+        if self._state_path is None:
+            self._state_path = paths.next_state(self.prefix)
+        save_state(state, self._state_path)
+        return self._state_path
