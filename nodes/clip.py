@@ -1,0 +1,254 @@
+"""Bringing a clip into the graph, and making room for a new one."""
+
+from __future__ import annotations
+
+import os
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+import torch
+from comfy_api.latest import io, ui
+
+from ..sma.clip import ClipRequest, read_clip, write_video
+from ..sma.film import ANIMATION_SUFFIXES, IMAGE_SUFFIXES, image_files
+from .host.progress import say
+
+_EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+_EXAMPLE_MARK = " [example]"
+
+
+def _choices() -> list[str]:
+    """Videos, animated images and folders of images right under input/, then the pack's own clips."""
+    folder = Path(folder_paths.get_input_directory())
+    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    videos = set(folder_paths.filter_files_content_types([e.name for e in entries if e.is_file()], ["video"]))
+    files = [e.name for e in entries if e.name in videos or (e.is_file() and e.suffix.lower() in ANIMATION_SUFFIXES)]
+    folders = [f"{e.name}/" for e in entries if e.is_dir() and _holds_images(e)]
+    return files + folders + sorted(_examples())
+
+
+def _holds_images(folder: Path) -> bool:
+    """Stops at the second image: the host asks for this list often, and the folder may hold thousands."""
+    if not os.access(folder, os.R_OK | os.X_OK):
+        return False
+    images = (entry for entry in folder.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES)
+    return len(list(islice(images, 2))) == 2
+
+
+def _examples() -> dict[str, Path]:
+    return {path.name + _EXAMPLE_MARK: path for path in _EXAMPLES.glob("*.mp4")}
+
+
+def _path(file: str) -> Path:
+    """The clip of this name; never one outside the host's folders or the pack's examples (ValueError)."""
+    return _examples().get(file) or Path(folder_paths.get_annotated_filepath(file))
+
+
+class LoadMotionClip(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SMA_LoadMotionClip",
+            display_name="Load Motion Clip",
+            category="Spectral Motion/clip",
+            description="Takes the frames a motion LoRA learns from out of a video, an animated gif or webp, or a folder "
+            "of images, and says in one line what the model will see.",
+            search_aliases=["load video", "load gif", "image sequence", "reference video", "motion reference"],
+            inputs=[
+                io.Combo.Input(
+                    "file",
+                    options=_choices(),
+                    upload=io.UploadType.video,
+                    tooltip="A video, or a gif, a webp or a folder of images (ends in /) that you copied into ComfyUI's "
+                    "input folder. [example] clips come with this pack.",
+                ),
+                io.Float.Input(
+                    "start",
+                    default=0.0,
+                    min=0.0,
+                    max=1e6,
+                    step=0.01,
+                    tooltip="Seconds into the film where the clip begins.",
+                ),
+                io.Int.Input(
+                    "frame_count",
+                    default=16,
+                    min=0,
+                    max=4096,
+                    tooltip="Frames the model will see, at least 2. 0 takes all from start to the end. "
+                    "The sprites model needs 8.",
+                ),
+                io.DynamicCombo.Input(
+                    "timing",
+                    tooltip="fps: retime, whatever the film's rate. stride: take every n-th frame as it is.",
+                    options=[
+                        io.DynamicCombo.Option(
+                            "fps",
+                            [
+                                io.Float.Input(
+                                    "fps",
+                                    default=8.0,
+                                    min=0.1,
+                                    max=240.0,
+                                    step=0.01,
+                                    tooltip="Frames per second of the clip; each is the film's frame nearest in time. "
+                                    "At most the film's own rate: frames are never repeated.",
+                                )
+                            ],
+                        ),
+                        io.DynamicCombo.Option(
+                            "stride",
+                            [
+                                io.Int.Input(
+                                    "stride",
+                                    default=1,
+                                    min=1,
+                                    max=1000,
+                                    tooltip="1 takes every frame, 2 every second one, and so on.",
+                                )
+                            ],
+                        ),
+                    ],
+                ),
+                io.Int.Input(
+                    "width",
+                    default=256,
+                    min=2,
+                    max=8192,
+                    step=2,
+                    tooltip="Width of the frames in pixels. The model's VAE may need a multiple of 8, 16 or 32.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=256,
+                    min=2,
+                    max=8192,
+                    step=2,
+                    tooltip="Height of the frames in pixels. The model's VAE may need a multiple of 8, 16 or 32.",
+                ),
+                io.Combo.Input(
+                    "crop",
+                    options=["centre", "stretch"],
+                    tooltip="centre: keep the shapes, cut what is too long. stretch: keep everything, distort.",
+                ),
+                io.Float.Input(
+                    "folder_fps",
+                    default=8.0,
+                    min=0.1,
+                    max=240.0,
+                    step=0.01,
+                    display_name="fps of image folder",
+                    tooltip="Only for a folder of images, which does not know how fast it was filmed.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="images", tooltip="The frames, for VAE Encode."),
+                io.Float.Output(display_name="fps", tooltip="Frames per second of the clip, for Create Video."),
+                io.Int.Output(display_name="frame_count", tooltip="Number of frames, for Empty Video Latent."),
+                io.String.Output(display_name="report", tooltip="What was taken from the film, in one line."),
+            ],
+            hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
+        )
+
+    @classmethod
+    def validate_inputs(cls, file: str | None, timing: Any = None) -> bool | str:
+        # The host hands every DynamicCombo over, asked for or not; a linked file arrives as None.
+        if file is None or file in _examples() or folder_paths.exists_annotated_filepath(file):
+            return True
+        return f"There is no clip {file!r} in ComfyUI's input folder. Pick or upload one."
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str, **_: Any) -> list[tuple[str, int]]:
+        path = _path(file)
+        files = image_files(path) if path.is_dir() else [path]
+        return [(entry.name, entry.stat().st_mtime_ns) for entry in files]
+
+    @classmethod
+    def execute(
+        cls,
+        file: str,
+        start: float,
+        frame_count: int,
+        timing: dict[str, Any],
+        width: int,
+        height: int,
+        crop: str,
+        folder_fps: float,
+    ) -> io.NodeOutput:
+        request = ClipRequest(
+            width=width,
+            height=height,
+            start=start,
+            frame_count=frame_count,
+            fps=timing.get("fps"),
+            stride=timing.get("stride", 1),
+            crop=crop,
+            folder_fps=folder_fps,
+        )
+        clip = read_clip(_path(file), request)
+        say(cls.hidden.unique_id, clip.report)
+        preview = cls._preview(clip.frames, clip.fps)
+        return io.NodeOutput(clip.frames, clip.fps, len(clip.frames), clip.report, ui=preview)
+
+    @classmethod
+    def _preview(cls, frames: torch.Tensor, fps: float) -> ui.PreviewVideo:
+        """The clip as a film on the node, in place of the source that the upload widget shows."""
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+            "sma_clip", folder_paths.get_temp_directory()
+        )
+        file = f"{name}_{counter:05}_.mp4"
+        even = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
+        write_video(even, fps, Path(folder) / file)
+        return ui.PreviewVideo([ui.SavedResult(file, subfolder, io.FolderType.temp)])
+
+
+class EmptyVideoLatent(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        size = {"default": 256, "min": 2, "max": 8192, "step": 2}
+        return io.Schema(
+            node_id="SMA_EmptyVideoLatent",
+            display_name="Empty Video Latent",
+            category="Spectral Motion/clip",
+            description="Room for a new video, for any model: asks the VAE how many channels, latent frames and latent "
+            "pixels it makes of a clip. Core's empty latents know one family each.",
+            search_aliases=["empty latent video", "video size", "video length"],
+            inputs=[
+                io.Vae.Input("vae", tooltip="The VAE that will decode the video."),
+                io.Int.Input("width", **size, tooltip="Width of the video in pixels."),
+                io.Int.Input("height", **size, tooltip="Height of the video in pixels."),
+                io.Int.Input(
+                    "frame_count",
+                    default=16,
+                    min=1,
+                    max=4096,
+                    tooltip="Frames of the video. Many VAEs can only make 4n+1 or 8n+1 of them; the node says how many "
+                    "come out.",
+                ),
+                io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="Videos to make at once."),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="latent", tooltip="Zeros [batch, channels, frames, height, width].")
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, vae: Any, width: int, height: int, frame_count: int, batch_size: int) -> io.NodeOutput:
+        factor = vae.spacial_compression_encode()
+        for side, pixels in (("Width", width), ("Height", height)):
+            if pixels % factor:
+                near = max(1, round(pixels / factor)) * factor
+                raise ValueError(f"{side} is {pixels}; this VAE needs multiples of {factor}. Use {near}.")
+        frames = decoded = frame_count
+        if isinstance(vae.downscale_ratio, tuple):  # (frames to latent frames, factor, factor)
+            frames = vae.downscale_ratio[0](frame_count)
+            decoded = vae.upscale_ratio[0](frames)
+        shape = (batch_size, vae.latent_channels, frames, height // factor, width // factor)
+        latent = torch.zeros(shape, device=vae.output_device)
+        short = "" if decoded == frame_count else f" ({frame_count} asked; this VAE cannot make that number)"
+        say(cls.hidden.unique_id, f"{decoded} frames, {width}x{height}{short}")
+        return io.NodeOutput({"samples": latent, "downscale_ratio_spacial": factor})

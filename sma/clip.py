@@ -1,0 +1,209 @@
+"""The clip: a few frames of a film, retimed, cropped and resized, with a plain account of what was taken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Literal, get_args
+
+import av
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .film import Film, Shot, fraction, open_film, rate_text, seconds_text
+
+Crop = Literal["centre", "stretch"]
+
+MIN_FPS = 0.01
+OPEN_END_LIMIT = 512  # frames that frame_count 0 takes at most: a long film would fill the memory
+_CROP_WORDS = {"centre": "centre crop", "stretch": "stretched"}
+
+
+@dataclass(frozen=True)
+class ClipRequest:
+    """What to take from a film.
+
+    Fields:
+        width, height: size of the frames, pixels.
+        start: seconds after the film's first frame.
+        frame_count: frames to take, 2 or more; 0 takes all to the end (at most OPEN_END_LIMIT).
+        fps: retime to this rate by taking the source frame nearest to each moment; None takes every `stride`-th.
+        stride: take every n-th source frame; must be 1 where fps is given.
+        crop: "centre" keeps the aspect ratio and cuts the longer side, "stretch" keeps everything and distorts.
+        folder_fps: rate of a folder of images, which has none of its own.
+    """
+
+    width: int
+    height: int
+    start: float = 0.0
+    frame_count: int = 16
+    fps: float | None = None
+    stride: int = 1
+    crop: Crop = "centre"
+    folder_fps: float = 8.0
+
+    def __post_init__(self) -> None:
+        if self.width < 1 or self.height < 1:
+            raise ValueError(f"The clip size is {self.width}x{self.height}; both sides need at least 1 pixel.")
+        if self.start < 0:
+            raise ValueError(f"start is {self.start} s; it counts from the first frame, so use 0 or more.")
+        if self.frame_count < 0 or self.frame_count == 1:
+            raise ValueError(f"frame_count is {self.frame_count}; motion needs at least 2 frames (0 takes all).")
+        if (self.fps is not None and self.fps < MIN_FPS) or self.folder_fps < MIN_FPS:
+            raise ValueError(f"fps is {self.fps} and folder_fps {self.folder_fps}; both need at least {MIN_FPS}.")
+        if self.stride < 1 or (self.fps is not None and self.stride != 1):
+            raise ValueError(f"stride is {self.stride}; use 1 or more, and 1 where fps is given.")
+        if self.crop not in get_args(Crop):
+            raise ValueError(f"Unknown crop {self.crop!r}; use one of {', '.join(get_args(Crop))}.")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Frames as the model will see them.
+
+    Fields:
+        frames: [F, H, W, 3], float32, 0..1.
+        fps: frames per second of `frames`.
+        timestamps: seconds of each frame after the film's first, as the film has them.
+        report: one line, such as "91 frames at 29.97 fps → 16 at 8 fps, 0.0-2.0 s, 718x718 → 256x256 centre crop".
+    """
+
+    frames: Tensor
+    fps: float
+    timestamps: tuple[float, ...]
+    report: str
+
+
+def read_clip(path: Path, request: ClipRequest) -> Clip:
+    """Read a clip from a video, an animated gif or webp, or a folder of images in natural order.
+
+    Streams: no more is decoded than from the key frame before `start` to the frame after the last one taken, and only
+    the taken frames are kept. Frames are never repeated. Transparent parts become black.
+
+    Raises:
+        ValueError: unreadable file, folder without images or with images of several sizes, film too short, or fps
+            above what the film has frames for.
+    """
+    if not path.exists():
+        raise ValueError(f"There is no clip {path.name!r}. Pick or upload one.")
+    try:
+        with open_film(path, start=request.start, folder_fps=request.folder_fps) as film:
+            return _take(path.name, film, request)
+    except (av.FFmpegError, OSError) as error:
+        raise ValueError(f"{path.name} cannot be read as a clip: {error.strerror or error}.") from error
+
+
+def write_video(frames: Tensor, fps: float, path: Path) -> None:
+    """Write frames [F, H, W, 3], 0..1, as an H.264 mp4 of visually lossless quality.
+
+    Raises:
+        ValueError: a side is odd, which the 4:2:0 format of players cannot hold.
+    """
+    _, height, width, _ = frames.shape
+    if height % 2 or width % 2:
+        raise ValueError(f"An mp4 needs even sides, these frames are {width}x{height}. Crop or resize them.")
+    pixels = (frames.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=fraction(fps), options={"crf": "10"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for picture in pixels:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _take(name: str, film: Film, request: ClipRequest) -> Clip:
+    rate = fraction(request.fps) if request.fps else film.rate / request.stride
+    pictures, times, size = [], [], (0, 0)
+    for shot in islice(_picked(name, film, request, rate), request.frame_count or OPEN_END_LIMIT + 1):
+        picture = shot.load()
+        size = picture.size
+        pictures.append(np.asarray(_fit(picture, request)))
+        times.append(shot.time)
+    if not request.frame_count and len(pictures) > OPEN_END_LIMIT:
+        raise ValueError(
+            f"{name} has more than {OPEN_END_LIMIT} frames from {seconds_text(request.start)} s, the most that "
+            "frame_count 0 takes. Set frame_count, or take fewer with a lower fps or a larger stride."
+        )
+    if len(pictures) < 2:
+        raise ValueError(
+            f"{name} has {film.holds}, {len(pictures)} of them from {seconds_text(request.start)} s on; "
+            "motion needs at least 2. Lower start or pick a longer clip."
+        )
+    pace = f"{rate_text(rate)} fps"
+    if request.fps is None:
+        gaps = [later - earlier for earlier, later in pairwise(times)]
+        if max(gaps) > Fraction(5, 4) / rate or min(gaps) < Fraction(3, 4) / rate:
+            rate = len(gaps) / sum(gaps)
+            apart = f"{seconds_text(min(gaps))} to {seconds_text(max(gaps))} s apart"
+            pace = f"{rate_text(rate)} fps on average (uneven, {apart})"
+        if request.stride > 1:
+            pace += f" (stride {request.stride})"
+    span = f"{seconds_text(times[0])}-{seconds_text(times[0] + len(times) / rate)} s"
+    report = f"{film.holds} → {len(times)} at {pace}, {span}, {_resizing(size, request)}"
+    frames = torch.from_numpy(np.stack(pictures)).float() / 255
+    return Clip(frames, float(rate), tuple(float(time) for time in times), report)
+
+
+def _picked(name: str, film: Film, request: ClipRequest, rate: Fraction) -> Iterator[Shot]:
+    """The shots nearest to start, start + 1/fps, ..., or every stride-th from the one nearest to start.
+
+    Runs to the end of the film only where that is asked for (frame_count 0) or the film is too short.
+    """
+    start = moment = fraction(request.start)
+    passed, end = 0, Fraction(0)
+    for shot, until in _spans(film):
+        end = shot.time + 1 / film.rate
+        if request.fps is None:
+            if until >= start:
+                if passed % request.stride == 0:
+                    yield shot
+                passed += 1
+            continue
+        if moment <= until:
+            yield shot
+            moment += 1 / rate
+        if moment <= until:
+            raise ValueError(
+                f"{name} has {film.holds}, too few for {rate_text(rate)} fps: its frame at "
+                f"{seconds_text(shot.time)} s would be repeated. Lower fps or use a stride."
+            )
+    if request.frame_count:
+        need, left = seconds_text(request.frame_count / rate), seconds_text(max(end - start, 0))
+        lower = "Lower start or frame_count" if start else "Lower frame_count"
+        quicker = " or stride" if request.stride > 1 else ", or raise fps" if rate < film.rate else ""
+        raise ValueError(
+            f"{name} has {film.holds}; {request.frame_count} frames at {rate_text(rate)} fps need {need} s "
+            f"from {seconds_text(start)} s, it has {left} s. {lower}{quicker}."
+        )
+
+
+def _spans(film: Film) -> Iterator[tuple[Shot, Fraction]]:
+    """Each shot with the last moment that lies nearer to it than to the next."""
+    before = None
+    for shot in film.shots:
+        if before:
+            yield before, (before.time + shot.time) / 2
+        before = shot
+    if before:
+        yield before, before.time + 1 / (2 * film.rate)
+
+
+def _fit(picture: Image.Image, request: ClipRequest) -> Image.Image:
+    size = (request.width, request.height)
+    if request.crop == "stretch":
+        return picture.resize(size, Image.Resampling.LANCZOS)
+    # Whole pixels: a box with fractions would blur a clip that needs no resizing.
+    scale = min(picture.width / request.width, picture.height / request.height)
+    width, height = (max(1, round(side * scale)) for side in size)
+    left, top = (picture.width - width) // 2, (picture.height - height) // 2
+    return picture.resize(size, Image.Resampling.LANCZOS, box=(left, top, left + width, top + height))
+
+
+def _resizing(size: tuple[int, int], request: ClipRequest) -> str:
+    before, after = f"{size[0]}x{size[1]}", f"{request.width}x{request.height}"
+    return before if before == after else f"{before} → {after} {_CROP_WORDS[request.crop]}"

@@ -1,0 +1,383 @@
+"""Clips against frames that av and Pillow decode on their own."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sma.clip import OPEN_END_LIMIT, ClipRequest, read_clip, write_video
+
+CLIPS = Path(__file__).resolve().parents[3] / "shared" / "clips"
+shared_clips = pytest.mark.skipif(not CLIPS.is_dir(), reason="the folder ../shared/clips with real clips is missing")
+
+
+def make_video(path, frames=48, rate=24, size=(34, 26), pts=None, codec="libx264", rotation=0, gop=12, noise=False):
+    """A film whose every frame differs: a white bar moves over a background that brightens."""
+    width, height = size
+    generator = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, options={"g": str(gop), "crf": "10"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        if rotation:
+            stream.set_display_rotation(rotation)
+        if pts:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        for i in range(frames):
+            picture = np.full((height, width, 3), (4 * i % 200, 60, 200 - 4 * i % 200), np.uint8)
+            if noise:
+                picture[:] = generator.integers(0, 255, picture.shape)
+            picture[: height // 2, i % width] = 255
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            if pts:
+                frame.pts, frame.time_base = pts[i], Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def decode(path):
+    """All frames of a video: seconds [F] and pixels [F, H, W, 3] in 0..1."""
+    times, frames = decode_frames(path)
+    return times, rgb(frames)
+
+
+def decode_frames(path):
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+    times = np.array([float(frame.pts * frame.time_base) for frame in frames])
+    return times - times[0], frames
+
+
+def rgb(frames):
+    return torch.from_numpy(np.stack([frame.to_ndarray(format="rgb24") for frame in frames])).float() / 255
+
+
+def gradient(index, size):
+    """A picture of at most 256 colours, so that gif keeps it exactly."""
+    width, height = size
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[..., 0] = 10 * index
+    pixels[..., 1] = np.arange(width)
+    pixels[: height // 3, :, 2] = 200
+    return pixels
+
+
+def make_animation(path, durations, size=(35, 27)):
+    pictures = [gradient(i, size) for i in range(len(durations))]
+    first, *rest = [Image.fromarray(p).quantize(256) if path.suffix == ".gif" else Image.fromarray(p) for p in pictures]
+    first.save(path, save_all=True, append_images=rest, duration=durations, lossless=True)
+    return torch.from_numpy(np.stack(pictures)).float() / 255
+
+
+def make_folder(path, names, size=(20, 14)):
+    path.mkdir(exist_ok=True)
+    pictures = [gradient(i, size) for i in range(len(names))]
+    for name, picture in zip(names, pictures, strict=True):
+        Image.fromarray(picture).save(path / name)
+    return torch.from_numpy(np.stack(pictures)).float() / 255
+
+
+def source_size(path):
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        return {"width": stream.width, "height": stream.height}
+
+
+@pytest.mark.parametrize("codec, suffix", [("libx264", "mp4"), ("libvpx", "webm")])
+@pytest.mark.parametrize("rate", [24, Fraction(30000, 1001)])
+@pytest.mark.parametrize("fps", [5.0, 8.0, 10.7, 23.9])
+@pytest.mark.parametrize("start", [0.0, 0.33, 1.2])
+def test_retiming_takes_the_frame_nearest_to_each_moment(tmp_path, codec, suffix, rate, fps, start):
+    path = make_video(tmp_path / f"film.{suffix}", frames=60, rate=rate, codec=codec)
+    times, pixels = decode(path)
+    clip = read_clip(path, ClipRequest(**source_size(path), start=start, frame_count=4, fps=fps))
+    nearest = [int(np.abs(times - (start + k / fps)).argmin()) for k in range(4)]
+    assert torch.equal(clip.frames, pixels[nearest])
+    assert clip.timestamps == pytest.approx(times[nearest])
+    assert clip.fps == pytest.approx(fps)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 5])
+@pytest.mark.parametrize("start, first", [(0.0, 0), (0.5, 12), (0.52, 12), (0.53, 13)])
+def test_stride_takes_every_nth_frame_from_the_one_nearest_to_start(tmp_path, stride, start, first):
+    path = make_video(tmp_path / "film.mp4")
+    _, pixels = decode(path)
+    clip = read_clip(path, ClipRequest(**source_size(path), start=start, frame_count=5, stride=stride))
+    assert torch.equal(clip.frames, pixels[first : first + 5 * stride : stride])
+    assert clip.fps == pytest.approx(24 / stride)
+
+
+def test_uneven_timestamps_are_followed_and_told(tmp_path):
+    pts = [0, 40, 80, 120, 400, 440, 900, 1000, 1040, 1080]
+    path = make_video(tmp_path / "film.mp4", frames=10, rate=25, pts=pts)
+    times, pixels = decode(path)
+    assert times.tolist() == pytest.approx([p / 1000 for p in pts])
+    clip = read_clip(path, ClipRequest(**source_size(path), frame_count=3, fps=2))  # 0, 0.5, 1.0 s
+    assert torch.equal(clip.frames, pixels[[0, 5, 7]])
+    clip = read_clip(path, ClipRequest(**source_size(path), frame_count=6))
+    assert clip.fps == pytest.approx(5 / 0.44)
+    assert "11.364 fps on average (uneven, 0.04 to 0.28 s apart)" in clip.report
+    with pytest.raises(ValueError, match=r"its frame at 0.12 s would be repeated. Lower fps or use a stride"):
+        read_clip(path, ClipRequest(**source_size(path), frame_count=8, fps=12))
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp"])
+def test_animations_keep_their_pixels_and_uneven_durations(tmp_path, suffix):
+    path = tmp_path / f"anim.{suffix}"
+    pictures = make_animation(path, [100, 100, 200, 100, 300, 100])
+    size = {"width": 35, "height": 27}
+    every = read_clip(path, ClipRequest(**size, frame_count=0))
+    assert torch.equal(every.frames, pictures)
+    assert every.timestamps == pytest.approx((0, 0.1, 0.2, 0.4, 0.5, 0.8))
+    assert every.report.startswith("6 frames at 6.6667 fps → 6 at 6.25 fps on average (uneven, 0.1 to 0.3 s apart)")
+    retimed = read_clip(path, ClipRequest(**size, frame_count=3, fps=2.5))  # 0, 0.4, 0.8 s
+    assert torch.equal(retimed.frames, pictures[[0, 3, 5]])
+
+
+def test_gif_frames_without_a_duration_last_a_tenth_of_a_second(tmp_path):
+    make_animation(tmp_path / "anim.gif", [0, 0, 0])
+    clip = read_clip(tmp_path / "anim.gif", ClipRequest(width=8, height=8, frame_count=3))
+    assert clip.timestamps == pytest.approx((0, 0.1, 0.2))
+
+
+def test_transparent_parts_become_black(tmp_path):
+    pictures = [np.full((6, 6, 4), (200, 100, 50 + i, 255), np.uint8) for i in range(2)]
+    for picture in pictures:
+        picture[:3, :, 3] = 0
+    first, second = (Image.fromarray(picture, "RGBA") for picture in pictures)
+    first.save(tmp_path / "anim.webp", save_all=True, append_images=[second], duration=100, lossless=True, exact=True)
+    clip = read_clip(tmp_path / "anim.webp", ClipRequest(width=6, height=6, frame_count=2))
+    assert clip.frames[:, :3].abs().max() == 0
+    assert torch.equal((clip.frames[1, 3:] * 255).round(), torch.tensor([200.0, 100, 51]).expand(3, 6, 3))
+
+
+def test_folders_are_read_in_natural_order_at_the_stated_rate(tmp_path):
+    names = ["f1.png", "f2.png", "F3.png", "f10.png", "f11.png", "f100.png"]
+    pictures = make_folder(tmp_path / "walk", names)
+    (tmp_path / "walk" / "captions.txt").write_text("not a picture")
+    request = ClipRequest(width=20, height=14, frame_count=6, fps=12, folder_fps=12)
+    clip = read_clip(tmp_path / "walk", request)
+    assert torch.equal(clip.frames, pictures)
+    assert clip.report == "6 images at 12 fps → 6 at 12 fps, 0.0-0.5 s, 20x14"
+
+
+def test_folders_of_mixed_sizes_are_refused_with_the_names(tmp_path):
+    make_folder(tmp_path / "walk", ["1.png", "2.png"])
+    Image.new("RGB", (20, 15)).save(tmp_path / "walk" / "3.png")
+    with pytest.raises(ValueError, match=r"walk differ in size: 1.png is 20x14, 3.png 20x15. Use images of one size"):
+        read_clip(tmp_path / "walk", ClipRequest(width=20, height=14, frame_count=3))
+
+
+def test_folders_without_images_are_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(ValueError, match="holds no images"):
+        read_clip(tmp_path, ClipRequest(width=8, height=8))
+
+
+def test_photos_taken_sideways_are_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to show
+    for name in "12":
+        Image.fromarray(gradient(1, (20, 14))).save(tmp_path / f"{name}.png", exif=exif)
+    clip = read_clip(tmp_path, ClipRequest(width=14, height=20, frame_count=2))
+    assert np.array_equal((clip.frames[0] * 255).round(), np.rot90(gradient(1, (20, 14)), -1))
+
+
+@pytest.mark.parametrize("rotation", [90, 180, -90])
+def test_videos_filmed_sideways_are_turned_upright(tmp_path, rotation):
+    path = make_video(tmp_path / "film.mp4", rotation=rotation)
+    _, pixels = decode(path)
+    width, height = (34, 26) if rotation == 180 else (26, 34)
+    clip = read_clip(path, ClipRequest(width=width, height=height, start=1.3, frame_count=2))
+    upright = torch.rot90(pixels[31:33], rotation // 90, dims=(1, 2))  # counter-clockwise
+    assert torch.equal(clip.frames, upright)
+
+
+@pytest.mark.parametrize(
+    "target, columns, rows",
+    [((14, 14), (3, 17), (0, 14)), ((20, 5), (0, 20), (4, 9)), ((7, 14), (6, 13), (0, 14))],
+)
+def test_centre_crop_cuts_both_ends_of_the_longer_side_alike(tmp_path, target, columns, rows):
+    pictures = make_folder(tmp_path / "walk", ["1.png", "2.png"])
+    clip = read_clip(tmp_path / "walk", ClipRequest(width=target[0], height=target[1], frame_count=2))
+    assert torch.equal(clip.frames, pictures[:, slice(*rows), slice(*columns)])
+
+
+def test_stretch_keeps_what_centre_crop_cuts(tmp_path):
+    picture = np.zeros((20, 60, 3), np.uint8)
+    for third in range(3):
+        picture[:, 20 * third : 20 * third + 20, third] = 255
+    for name in "12":
+        Image.fromarray(picture).save(tmp_path / f"{name}.png")
+    centre = read_clip(tmp_path, ClipRequest(width=20, height=20, frame_count=2))
+    assert torch.equal(centre.frames, torch.tensor([0.0, 1, 0]).expand(2, 20, 20, 3))
+    stretched = read_clip(tmp_path, ClipRequest(width=30, height=20, frame_count=2, crop="stretch"))
+    assert torch.equal(stretched.frames[0, 10, [2, 15, 27]], torch.eye(3))
+
+
+def test_shrinking_does_not_alias(tmp_path):
+    checks = np.indices((64, 48)).sum(0) % 2 * 255
+    for name in "12":
+        Image.fromarray(np.repeat(checks[..., None], 3, 2).astype(np.uint8)).save(tmp_path / f"{name}.png")
+    clip = read_clip(tmp_path, ClipRequest(width=12, height=16, frame_count=2))
+    assert (clip.frames - 0.5).abs().max() < 0.02
+
+
+def test_a_long_film_is_decoded_only_where_it_is_needed(tmp_path):
+    """The rest of the file is garbage, which no reader of the whole film would survive."""
+    path = make_video(tmp_path / "film.mp4", frames=240, size=(64, 64), noise=True)
+    times, pixels = decode(path)
+    with av.open(str(path)) as container:
+        packets = [(p.pts * p.time_base, p.pos, p.size) for p in container.demux(video=0) if p.size]
+    data = bytearray(path.read_bytes())
+    for time, position, size in packets:
+        if not 4 <= time < 7:  # key frames every half second
+            data[position : position + size] = bytes(size)
+    path.write_bytes(data)
+    clip = read_clip(path, ClipRequest(width=64, height=64, start=4.25, frame_count=4, fps=8))
+    assert torch.equal(clip.frames, pixels[[102, 105, 108, 111]])
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_clip(path, ClipRequest(width=64, height=64, frame_count=4, fps=8))
+
+
+def test_frame_count_0_takes_everything_to_the_end(tmp_path):
+    path = make_video(tmp_path / "film.mp4", frames=30)
+    _, pixels = decode(path)
+    assert torch.equal(read_clip(path, ClipRequest(**source_size(path), frame_count=0)).frames, pixels)
+    late = read_clip(path, ClipRequest(**source_size(path), frame_count=0, start=0.5, fps=12))
+    assert torch.equal(late.frames, pixels[12::2])
+
+
+def test_frame_count_0_stops_short_of_filling_the_memory(tmp_path):
+    pictures = [Image.new("RGB", (2, 2), (i % 256, i // 256, 0)) for i in range(OPEN_END_LIMIT + 1)]
+    pictures[0].save(tmp_path / "long.webp", save_all=True, append_images=pictures[1:], duration=50, lossless=True)
+    with pytest.raises(ValueError, match=f"more than {OPEN_END_LIMIT} frames from 0.0 s"):
+        read_clip(tmp_path / "long.webp", ClipRequest(width=2, height=2, frame_count=0))
+    clip = read_clip(tmp_path / "long.webp", ClipRequest(width=2, height=2, frame_count=0, stride=2))
+    assert len(clip.frames) == OPEN_END_LIMIT // 2 + 1
+
+
+def test_short_films_are_refused_with_value_need_and_remedy(tmp_path):
+    path = make_video(tmp_path / "film.mp4", frames=24)
+    size = source_size(path)
+    message = (
+        "film.mp4 has 24 frames at 24 fps; 16 frames at 8 fps need 2.0 s from 0.0 s, it has 1.0 s. "
+        "Lower frame_count, or raise fps."
+    )
+    with pytest.raises(ValueError) as refused:
+        read_clip(path, ClipRequest(**size, fps=8))
+    assert str(refused.value) == message
+    with pytest.raises(ValueError, match=r"need 1.33 s from 0.5 s, it has 0.5 s. Lower start or frame_count or stride"):
+        read_clip(path, ClipRequest(**size, start=0.5, stride=2))
+    with pytest.raises(ValueError, match=r"from 7.0 s, it has 0.0 s. Lower start"):
+        read_clip(path, ClipRequest(**size, start=7))
+    with pytest.raises(ValueError, match=r"1 of them from 0.96 s on; motion needs at least 2. Lower start"):
+        read_clip(path, ClipRequest(**size, start=0.96, frame_count=0))
+
+
+def test_the_last_frame_counts_where_the_film_just_reaches_it(tmp_path):
+    path = make_video(tmp_path / "film.mp4", frames=22)  # the last frame is at 0.875 s = 7 / 8
+    assert read_clip(path, ClipRequest(**source_size(path), frame_count=8, fps=8)).timestamps[-1] == 0.875
+
+
+def test_frames_are_never_repeated_to_reach_a_higher_rate(tmp_path):
+    path = make_video(tmp_path / "film.mp4", frames=24)
+    with pytest.raises(ValueError, match="24 frames at 24 fps, too few for 30 fps"):
+        read_clip(path, ClipRequest(**source_size(path), fps=30))
+
+
+def test_a_rate_that_only_rounds_the_films_own_is_no_repeat(tmp_path):
+    path = make_video(tmp_path / "film.mp4", frames=30, rate=Fraction(30000, 1001))
+    _, pixels = decode(path)
+    for fps in (29.97, 30):
+        clip = read_clip(path, ClipRequest(**source_size(path), frame_count=30, fps=fps))
+        assert torch.equal(clip.frames, pixels)
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"width": 0}, "0x16"),
+        ({"start": -1.0}, "start is -1.0"),
+        ({"frame_count": 1}, "at least 2"),
+        ({"frame_count": -3}, "at least 2"),
+        ({"fps": 0.0}, "fps is 0.0"),
+        ({"folder_fps": 0.0}, "folder_fps 0.0"),
+        ({"stride": 0}, "stride is 0"),
+        ({"stride": 2, "fps": 8.0}, "stride is 2"),
+        ({"crop": "pad"}, "centre, stretch"),
+    ],
+)
+def test_impossible_requests_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        ClipRequest(**{"width": 16, "height": 16, **wrong})
+
+
+def test_files_that_are_no_film_are_refused(tmp_path):
+    for name in ("text.mp4", "text.gif"):
+        (tmp_path / name).write_text("hello")
+        with pytest.raises(ValueError, match=f"{name} cannot be read as a clip"):
+            read_clip(tmp_path / name, ClipRequest(width=8, height=8))
+    with pytest.raises(ValueError, match="no clip 'gone.mp4'"):
+        read_clip(tmp_path / "gone.mp4", ClipRequest(width=8, height=8))
+    Image.new("RGB", (8, 8)).save(tmp_path / "still.webp")
+    with pytest.raises(ValueError, match="1 frame at 10 fps"):
+        read_clip(tmp_path / "still.webp", ClipRequest(width=8, height=8, frame_count=2))
+
+
+def test_a_playlist_in_disguise_cannot_open_other_files(tmp_path):
+    make_video(tmp_path / "private.mp4")
+    (tmp_path / "film.mp4").write_text("ffconcat version 1.0\nfile private.mp4\n")
+    assert len(decode(tmp_path / "film.mp4")[0]) == 48  # FFmpeg itself would follow it
+    with pytest.raises(ValueError, match="cannot be read as a clip"):
+        read_clip(tmp_path / "film.mp4", ClipRequest(width=34, height=26))
+
+
+def test_sound_without_pictures_is_refused(tmp_path):
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=44100, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.float32), format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 44100, 0
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with pytest.raises(ValueError, match="holds no video stream"):
+        read_clip(tmp_path / "sound.mp4", ClipRequest(width=8, height=8))
+
+
+def test_written_videos_read_back_nearly_the_same(tmp_path):
+    ramp = torch.linspace(0, 1, 32).expand(9, 24, 32)
+    frames = torch.stack([ramp, ramp.flip(2), torch.linspace(0, 1, 9)[:, None, None].expand(9, 24, 32)], dim=-1)
+    write_video(frames, 29.97, tmp_path / "out.mp4")
+    clip = read_clip(tmp_path / "out.mp4", ClipRequest(width=32, height=24, frame_count=0))
+    assert clip.frames.shape == frames.shape
+    assert clip.fps == pytest.approx(29.97)
+    assert (clip.frames - frames).abs().mean() < 0.02
+
+
+def test_writing_odd_sizes_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="even sides, these frames are 33x24"):
+        write_video(torch.zeros(2, 24, 33, 3), 8, tmp_path / "out.mp4")
+
+
+@shared_clips
+def test_the_real_film_with_data_streams_is_reported_as_promised():
+    clip = read_clip(CLIPS / "man-skiing.mp4", ClipRequest(width=256, height=256, frame_count=16, fps=8))
+    expected = "91 frames at 29.97 fps → 16 at 8 fps, 0.0-2.0 s, 718x718 → 256x256 centre crop"
+    assert clip.report == expected
+    assert clip.frames.shape == (16, 256, 256, 3) and clip.frames.dtype == torch.float32
+    times, frames = decode_frames(CLIPS / "man-skiing.mp4")
+    nearest = [int(np.abs(times - (1 + k / 8)).argmin()) for k in range(4)]
+    full = read_clip(CLIPS / "man-skiing.mp4", ClipRequest(width=718, height=718, start=1, frame_count=4, fps=8))
+    assert torch.equal(full.frames, rgb([frames[i] for i in nearest]))
+
+
+@shared_clips
+def test_the_real_image_folders_are_read_whole():
+    clip = read_clip(CLIPS / "man_skate", ClipRequest(width=128, height=128, frame_count=8, fps=8))
+    assert clip.report == "8 images at 8 fps → 8 at 8 fps, 0.0-1.0 s, 512x450 → 128x128 centre crop"
