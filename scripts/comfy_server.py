@@ -26,23 +26,21 @@ PACK_FOLDER = "spectral-motion"
 FLAGS = ["--cpu", "--disable-api-nodes", "--use-pytorch-cross-attention", "--disable-auto-launch"]
 
 
-def _patterns() -> list[str]:
-    """The lines of .gitignore and .comfyignore. Both are kept to plain names and /anchored names, so that fnmatch
-    reads them as git does; tests/test_packaging.py compares the outcome with `comfy node pack`."""
-    lines = (ROOT / ".gitignore").read_text().splitlines() + (ROOT / ".comfyignore").read_text().splitlines()
-    return ["/.git/", *(line.strip() for line in lines if line.strip() and not line.startswith("#"))]
+def _files(*ignore_files: str) -> list[Path]:
+    """The files of this checkout that no pattern of the given ignore files names, relative to the repository root.
 
-
-def shipped_files() -> list[Path]:
-    """The files of the pack a user gets, relative to the repository root."""
-    patterns = _patterns()
+    Git is not needed: the patterns are kept to plain names and /anchored names, which fnmatch reads as git does.
+    tests/test_packaging.py compares the outcome with that of `comfy node pack`.
+    """
+    lines = [line.strip() for name in ignore_files for line in (ROOT / name).read_text().splitlines()]
+    patterns = ["/.git", *(line for line in lines if line and not line.startswith("#"))]
 
     def ignored(path: Path) -> bool:
         anchored = "/" + path.relative_to(ROOT).as_posix()
         return any(
-            fnmatch.fnmatch(anchored if p.startswith("/") else path.name, p.rstrip("/"))
-            for p in patterns
-            if path.is_dir() or not p.endswith("/")
+            fnmatch.fnmatch(anchored if pattern.startswith("/") else path.name, pattern.rstrip("/"))
+            for pattern in patterns
+            if path.is_dir() or not pattern.endswith("/")
         )
 
     def walk(folder: Path) -> Iterator[Path]:
@@ -51,6 +49,16 @@ def shipped_files() -> list[Path]:
                 yield from walk(path) if path.is_dir() else [path.relative_to(ROOT)]
 
     return list(walk(ROOT))
+
+
+def checkout_files() -> list[Path]:
+    """The files of the repository, tracked or about to be."""
+    return _files(".gitignore")
+
+
+def shipped_files() -> list[Path]:
+    """The files of the pack a user gets."""
+    return _files(".gitignore", ".comfyignore")
 
 
 def install_pack(base: Path) -> Path:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent))
 
-from comfy_server import Client, Result, install_pack, serve, shipped_files
+from comfy_server import Client, Result, checkout_files, install_pack, serve, shipped_files
 from environment import CACHE, ROOT, HarnessError, ensure_environment, find_host, say
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "Client",
     "HarnessError",
     "Result",
+    "checkout_files",
     "ensure_environment",
     "enter",
     "find_host",

@@ -50,6 +50,7 @@ class Host:
         """Run a node, given by id or class, as the host does: locked clone, inference mode. Returns its outputs."""
         import torch
         from comfy_api.internal import make_locked_method_func
+        from comfy_api.latest import io
         from comfy_execution.utils import CurrentNodeContext
 
         node_class = self.node(node) if isinstance(node, str) else node
@@ -57,7 +58,7 @@ class Host:
             if not hasattr(node_class, "PREPARE_CLASS_CLONE"):
                 return getattr(node_class(), node_class.FUNCTION)(**inputs)
             node_class.VALIDATE_CLASS()
-            clone = node_class.PREPARE_CLASS_CLONE({"hidden_inputs": {}})
+            clone = node_class.PREPARE_CLASS_CLONE({"hidden_inputs": {io.Hidden.unique_id: "1"}})
             output = make_locked_method_func(node_class, node_class.FUNCTION, clone)(**inputs)
             if inspect.isawaitable(output):
                 output = asyncio.run(_awaited(output))
@@ -92,8 +93,9 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Host:
     # Read by the host while it is imported: they must be set before folder_paths and model_management are.
     args.cpu, args.base_directory, args.use_pytorch_cross_attention = True, str(base), True
 
-    import nodes
     import server
+
+    import nodes
 
     server.PromptServer.instance = _fake_server()
     asyncio.run(nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import subprocess
 import tomllib
 
 import harness
-import pytest
 
 PROBLEM = re.compile(r"WARNING|ERROR|Traceback|Exception|IMPORT FAILED")
 
@@ -25,8 +25,6 @@ def test_the_pack_loads_without_a_word(server):
 
 
 def test_the_server_knows_every_node_of_the_pack(server, host):
-    import asyncio
-
     extension = asyncio.run(host.module("nodes").comfy_entrypoint())
     ids = {node.GET_SCHEMA().node_id for node in asyncio.run(extension.get_node_list())}
     assert ids and all(node_id.startswith("SMA_") for node_id in ids)
@@ -43,8 +41,7 @@ def test_the_oldest_supported_host_loads_the_pack():
         assert complaints(client.log.read_text()) == []
 
 
-@pytest.mark.parametrize("library", ["diffusers", "transformers.models", "pywt", "pytorch_wavelets"])
-def test_importing_the_pack_leaves_slow_libraries_alone(library):
+def test_importing_the_pack_leaves_slow_libraries_alone():
     """In a fresh interpreter with the host's own imports done, as at start-up."""
     script = f"""
 import asyncio, sys
@@ -54,8 +51,8 @@ args.cpu = True
 import nodes
 before = set(sys.modules)
 assert asyncio.run(nodes.load_custom_node({str(harness.ROOT)!r}))
-print(*(set(sys.modules) - before))
+print(*sorted(set(sys.modules) - before))
 """
     python, _ = harness.ensure_environment()
     new = subprocess.run([python, "-P", "-c", script], capture_output=True, text=True, check=True).stdout.split()
-    assert [name for name in new if name == library or name.startswith(f"{library}.")] == []
+    assert [name for name in new if name.partition(".")[0] in ("diffusers", "transformers")] == []
