@@ -16,16 +16,20 @@ from torch.nn.functional import cosine_similarity
 
 from .checks import check_option
 from .prediction import Prediction
-from .residuals import frame_residuals
+from .residuals import at_least_float32, frame_residuals
 from .spectral import GlobalTransform, LocalTransform, SpectralSettings
 
 Over = Literal["frames", "pixels"]
 Space = Literal["noise", "output"]
 
 
+def _error(p: Prediction) -> Tensor:
+    return at_least_float32(p.output) - at_least_float32(p.target)
+
+
 def denoising(p: Prediction) -> Tensor:
     """Mean squared error of the network's output against its target, over the mask if there is one; [B]."""
-    error = (p.output - p.target) ** 2
+    error = _error(p) ** 2
     if p.mask is None:
         return error.flatten(1).mean(1)
     mask = p.mask.to(error).expand_as(error)
@@ -63,7 +67,7 @@ def anchor_debiased(p: Prediction, *, anchor: Tensor, beta: float = 1.0) -> Tens
         anchor: LongTensor [B], the frame that stands for the appearance of each sample, 0 <= anchor < F.
         beta: how much of the anchor is taken away.
     """
-    error = p.output - p.target  # phi is linear
+    error = _error(p)  # phi is linear
     samples = torch.arange(error.shape[0], device=error.device)
     at_anchor = error[samples, :, anchor.to(error.device)].unsqueeze(2)  # [B, C, 1, H, W]
     return ((math.sqrt(beta**2 + 1) * error - beta * at_anchor) ** 2).flatten(1).mean(1)

@@ -105,15 +105,15 @@ def frequency_weight(
         [height, width] in the layout of `torch.fft.fftshift`, zero frequency at [height // 2, width // 2]. For odd
         sizes the centre of the formula lies half a bin beside it.
     """
-    # In float64 first: subtracting two close powers in float32 loses digits.
-    row = torch.arange(height, dtype=torch.float64, device=device) - height / 2
-    column = torch.arange(width, dtype=torch.float64, device=device) - width / 2
+    # In float64 on the CPU first: subtracting two close powers loses digits, and not every device has float64.
+    row = torch.arange(height, dtype=torch.float64) - height / 2
+    column = torch.arange(width, dtype=torch.float64) - width / 2
     distance = row[:, None] ** 2 + column**2
     weight = ((height / 2) ** 2 + (width / 2) ** 2) ** delta - distance**delta + base
     if zero_border:
         weight[0] = 0
         weight[:, 0] = 0
-    return weight.to(dtype)
+    return weight.to(dtype).to(device)
 
 
 def _half_plane(weight: Tensor) -> Tensor:

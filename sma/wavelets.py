@@ -27,7 +27,7 @@ def _pytorch_wavelets() -> ModuleType:
     All it takes from there is `resource_stream`, so a stand-in with that one function serves for the length of the
     import. A real pkg_resources is left alone.
     """
-    if "pkg_resources" in sys.modules or find_spec("pkg_resources"):
+    if not {"pytorch_wavelets", "pkg_resources"}.isdisjoint(sys.modules) or find_spec("pkg_resources"):
         return import_module("pytorch_wavelets")
     stand_in = ModuleType("pkg_resources")
     stand_in.resource_stream = _resource_stream
@@ -35,7 +35,7 @@ def _pytorch_wavelets() -> ModuleType:
     try:
         return import_module("pytorch_wavelets")
     finally:
-        del sys.modules["pkg_resources"]
+        sys.modules.pop("pkg_resources", None)
 
 
 def check_wavelet(wave: str) -> None:
@@ -86,7 +86,7 @@ def temporal_dwt(x: Tensor, wave: str, levels: int) -> tuple[Tensor, list[Tensor
     x = at_least_float32(x)
     matrix, lengths = _analysis_matrix(wave, levels, x.shape[2])
     with torch.autocast(x.device.type, enabled=False):
-        coefficients = torch.matmul(matrix.to(x), x.flatten(3))  # [B, C, sum of lengths, H * W]
+        coefficients = torch.matmul(matrix.to(x.dtype).to(x.device), x.flatten(3))  # [B, C, sum of lengths, H * W]
     approx, *details = coefficients.unflatten(3, x.shape[3:]).split(lengths, dim=2)
     return approx, details
 

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from sma.spectral import OFFICIAL, PAPER, REPAIRED, SpectralSettings, default_levels, global_loss, local_loss
+
+SIZES = [(16, 16), (23, 31), (40, 64), (90, 160)]
+
+
+@pytest.mark.parametrize(
+    ("frames", "levels"), [(2, 1), (3, 1), (4, 1), (5, 2), (8, 2), (9, 3), (16, 3), (17, 4), (21, 4)]
+)
+def test_default_levels(frames, levels):
+    assert default_levels(frames) == levels
+
+
+def test_presets():
+    def row(s: SpectralSettings) -> tuple:
+        return s.residual, s.phase, s.norm, s.zero_border, s.levels_for(16), s.global_weight, s.local_weight
+
+    assert row(PAPER) == ("signed", "raw", "backward", True, 4, 0.4, 0.2)
+    assert row(OFFICIAL) == ("absolute", "raw", "backward", False, 3, 0.4, 0.2)
+    assert row(REPAIRED) == ("signed", "wrapped", "ortho", False, 3, 0.4, 0.2)
+    assert PAPER.levels_for(8) == 3  # follows the clip
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"levels": 0}, "levels is 0.*at least 1"),
+        ({"extra_levels": -1}, "extra_levels is -1"),
+        ({"wave": "db99"}, "Unknown wavelet 'db99'"),
+        ({"residual": "squared"}, "Unknown residual 'squared'; use one of signed, absolute"),
+        ({"phase": "unwrapped"}, "Unknown phase"),
+        ({"norm": "forward"}, "Unknown norm"),
+        ({"delta": -0.1}, "delta is -0.1; it must be 0 or above"),
+        ({"base": math.nan}, "base is nan"),
+        ({"global_weight": -0.4}, "global_weight is -0.4"),
+        ({"local_weight": math.inf}, "local_weight is inf"),
+        ({"level_weights": (1.0, -1.0)}, "level_weights"),
+        ({"levels": 2, "level_weights": (1.0, 1.0)}, "level_weights has 2 values; 2 levels need 3"),
+    ],
+)
+def test_bad_settings_are_refused(knobs, message):
+    with pytest.raises(ValueError, match=message):
+        SpectralSettings(**knobs)
+
+
+def test_too_few_level_weights_for_the_clip_are_refused():
+    x = torch.zeros(1, 1, 8, 4, 4)
+    with pytest.raises(ValueError, match="level_weights has 2 values; 2 levels need 3"):
+        global_loss(x, x, level_weights=(1.0, 1.0))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 8, 4, 4), (1, 3, 7, 4, 4), (1, 3, 8, 4, 5)])
+def test_clips_of_different_shape_are_refused(shape):
+    for loss in (global_loss, local_loss):
+        with pytest.raises(ValueError, match="compare clips of one shape"):
+            loss(torch.zeros(1, 3, 8, 4, 4), torch.zeros(shape))
+
+
+def test_one_frame_is_refused():
+    for loss in (global_loss, local_loss):
+        with pytest.raises(ValueError, match="has 1 frame; motion needs at least 2"):
+            loss(torch.zeros(1, 3, 1, 4, 4), torch.zeros(1, 3, 1, 4, 4))
+    with pytest.raises(ValueError, match="has 1 frame"):
+        default_levels(1)
+
+
+def white(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise of one level at any resolution: what latents and prediction errors look like."""
+    generator = torch.Generator().manual_seed(2)
+    x0 = torch.randn(1, 8, 17, height, width, generator=generator)
+    return x0, x0 + 0.3 * torch.randn(x0.shape, generator=generator)
+
+
+def smooth(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A few moving gratings drawn at this resolution, and the same at half their speed."""
+    generator = torch.Generator().manual_seed(5)
+    row = (torch.arange(height, dtype=torch.float64) + 0.5)[:, None] / height
+    column = (torch.arange(width, dtype=torch.float64) + 0.5) / width
+    frame = torch.arange(8, dtype=torch.float64)[:, None, None]
+    clips = [torch.zeros(1, 1, 8, height, width, dtype=torch.float64) for _ in range(2)]
+    for _ in range(12):
+        cycles = torch.randint(-5, 6, (2,), generator=generator)
+        start, speed = torch.rand(2, dtype=torch.float64, generator=generator)
+        for clip, pace in zip(clips, (1.0, 0.5), strict=True):
+            phase = cycles[0] * row + cycles[1] * column + start + 0.2 * pace * speed * frame
+            clip += torch.cos(2 * math.pi * phase)
+    return clips[0], clips[1]
+
+
+def losses(clips: tuple[torch.Tensor, torch.Tensor], **knobs) -> torch.Tensor:
+    return torch.stack((global_loss(*clips), *local_loss(*clips, **knobs))).squeeze(1)
+
+
+@pytest.mark.parametrize("size", SIZES[1:])
+def test_repaired_losses_of_white_content_do_not_depend_on_resolution(size):
+    torch.testing.assert_close(losses(white(*size)), losses(white(*SIZES[0])), rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize("size", SIZES[1:])
+def test_relative_losses_of_smooth_content_do_not_depend_on_resolution(size):
+    ours, small = (losses(smooth(*s), relative=True) for s in (size, SIZES[0]))
+    torch.testing.assert_close(ours, small, rtol=0.05, atol=0)
+
+
+def test_relative_losses_of_white_content_do_not_depend_on_resolution():
+    ours, small = (losses(white(*s), relative=True) for s in (SIZES[-1], SIZES[0]))
+    torch.testing.assert_close(ours, small, rtol=0.05, atol=0)
+
+
+def test_official_amplitude_grows_with_the_square_root_of_the_pixels():
+    small, large = (local_loss(*white(*size), norm="backward")[0].item() for size in (SIZES[0], SIZES[-1]))
+    assert large / small == pytest.approx(math.sqrt(90 * 160 / 16**2), rel=0.05)
