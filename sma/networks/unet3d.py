@@ -30,15 +30,13 @@ def build_unet3d(
     """
     from diffusers import UNet3DConditionModel
 
-    if operations is None:
-        with torch.device(device or "cpu"):
-            network = UNet3DConditionModel.from_config(dict(config))
-        network = network.to(dtype=dtype) if dtype is not None else network
-    else:
-        with torch.device("meta"):
-            network = UNet3DConditionModel.from_config(dict(config))
-        network = network.to(dtype=dtype) if dtype is not None else network
-        network = network.to_empty(device=device or "cpu")
+    with torch.device((device or "cpu") if operations is None else "meta"):
+        network = UNet3DConditionModel.from_config(dict(config))
+    if dtype is not None:
+        # nn.Module's own: diffusers' `to` warns about layers to keep in float32, of which this network has none.
+        nn.Module.to(network, dtype=dtype)
+    if operations is not None:
+        network.to_empty(device=device or "cpu")
         swap_operations(network, operations)
     for module in network.modules():
         if isinstance(module, nn.Dropout):
