@@ -215,6 +215,8 @@ def test_loss_used_and_bound_under_inference_mode_still_trains(settings):
         bound = loss.bind(latent)
         loss.total(predicted(), generator())
         bound.total(predicted(), generator())
+    held_globally, held_locally = (term.term.reference for term in bound.terms[3:])
+    assert not any(tensor.is_inference() for tensor in (*held_globally.bands, held_locally.weight))
     bound.total(p, generator()).sum().backward(inputs=[p.x0_hat])
     assert p.x0_hat.grad.isfinite().all()
     assert p.x0_hat.grad.abs().sum() > 0
