@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 # The host owns a top-level module called `nodes`; with the repository on the path ours would be found instead.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
-sys.path.append(str(ROOT / "scripts"))
+sys.path += [str(ROOT / "scripts"), str(Path(__file__).parent)]
 
 import harness  # noqa: E402
 

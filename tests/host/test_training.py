@@ -1,9 +1,14 @@
-"""Training a motion LoRA through the host's own MODEL, and sampling with it."""
+"""Training a motion LoRA through the host's own MODEL: the sprites UNet and a native Wan, both with small random weights."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from tiny_models import write_wan
 
 SETTINGS = {
     "rank": 4,
@@ -26,6 +31,17 @@ SETTINGS = {
 }
 
 
+@dataclass
+class Case:
+    """A loaded model and what Train Motion LoRA needs to learn a drifting square with it."""
+
+    model: Any
+    clip: Any
+    vae: Any
+    frames: int
+    learning: dict[str, Any]
+
+
 @pytest.fixture(scope="module")
 def sprites(host, tmp_path_factory):
     """(MODEL, CLIP, VAE) of a sprites model with random weights."""
@@ -39,37 +55,249 @@ def sprites(host, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def learning(host, sprites):
-    """Inputs of Train Motion LoRA on a drifting square, through the host's own encoders."""
-    model, clip, vae = sprites
-    frames = torch.zeros(8, 16, 16, 3)
-    for index in range(8):
-        frames[index, 4:9, index + 1 : index + 6, 0] = 1.0
+def wan(host, sprites):
+    """(MODEL, CLIP, VAE): a tiny random Wan through core's loaders, conditioned by the sprites CLIP."""
+    unet, vae = write_wan(Path(host.base) / "models")
+    (model,) = host.call("UNETLoader", unet_name=unet, weight_dtype="default")
+    (wan_vae,) = host.call("VAELoader", vae_name=vae)
+    return model, sprites[1], wan_vae
+
+
+@pytest.fixture(scope="module", params=["sprites", "wan"])
+def case(request, host) -> Case:
+    model, clip, vae = request.getfixturevalue(request.param)
+    count = 8 if request.param == "sprites" else 13
+    frames = torch.zeros(count, 16, 16, 3)
+    for index in range(count):
+        frames[index, 4:9, index % 10 + 1 : index % 10 + 6, 0] = 1.0
     (latent,) = host.call("VAEEncode", pixels=frames, vae=vae)
     (positive,) = host.call("CLIPTextEncode", clip=clip, text="red square")
     (loss,) = host.call("SMA_AlignmentLoss", method={"method": "denoising"})
-    (loss,) = host.call("SMA_SpectralLoss", motion_loss=loss, global_weight=0.4, local_weight=0.2, form={"form": "repaired"})
-    return {"latent": latent, "positive": positive, "motion_loss": loss}
+    (loss,) = host.call(
+        "SMA_SpectralLoss", motion_loss=loss, global_weight=0.4, local_weight=0.2, form={"form": "repaired"}
+    )
+    return Case(model, clip, vae, count, {"latent": latent, "positive": positive, "motion_loss": loss})
 
 
-def train(host, model, learning, **changes):
-    return host.call("SMA_TrainMotionLoRA", model=model, layers={"layers": "motion"}, **learning, **(SETTINGS | changes))
+def train(host, case: Case, **changes):
+    inputs = {"model": case.model, "layers": {"layers": "motion"}, **case.learning, **SETTINGS} | changes
+    return host.call("SMA_TrainMotionLoRA", **inputs)
 
 
-def test_five_steps_then_core_loads_the_lora_and_samples(host, sprites, learning):
-    model, clip, vae = sprites
-    lora, loss_map = train(host, model, learning)
+def forward(host, case: Case, model: Any) -> torch.Tensor:
+    """x0_hat of a fixed noised latent, through the same door that training uses."""
+    run = host.module("nodes.host.training").run_in_training
+
+    def job(denoiser):
+        return fixed_denoise(denoiser).clone()
+
+    with torch.inference_mode():
+        return run(model, case.learning["latent"]["samples"], case.learning["positive"], job, seed=0)
+
+
+def fixed_denoise(denoiser) -> torch.Tensor:
+    x = torch.randn(denoiser.clip.shape, generator=torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        return denoiser.denoise(x, torch.full((1,), denoiser.sigma_at(0.6)))
+
+
+class Untouched:
+    """A snapshot of everything a training could leave behind on a MODEL."""
+
+    def __init__(self, host, case: Case) -> None:
+        self.host, self.case = host, case
+        self.before = self.take()
+        self.output = forward(host, case, case.model)
+
+    def take(self):
+        module = self.case.model.model
+        tensors = {name: id(t) for name, t in (*module.named_parameters(), *module.named_buffers())}
+        modules = dict(module.named_modules())
+        hooks = [n for n, m in modules.items() if m._forward_hooks or m._forward_pre_hooks or m._backward_hooks]
+        gradients = [name for name, p in module.named_parameters() if p.requires_grad or p.grad is not None]
+        # The host's own bypass LoRA leaves a `forward` on modules; none may be added.
+        replaced = [name for name, m in modules.items() if "forward" in vars(m)]
+        return tensors, hooks, gradients, replaced, list(module.state_dict())
+
+    def check(self) -> None:
+        import comfy.model_management
+
+        assert self.take() == self.before
+        assert self.before[1] == [] and self.before[2] == []
+        assert comfy.model_management.in_training is False
+        assert torch.equal(forward(self.host, self.case, self.case.model), self.output)
+
+
+def test_five_steps_then_core_loads_the_lora_and_samples(host, case):
+    lora, loss_map = train(host, case)
     assert len(loss_map["loss"]) == 5
-    (worn,) = host.call("LoraModelLoader", model=model, lora=lora, strength_model=1.0)
-    (prompt,) = host.call("CLIPTextEncode", clip=clip, text="blue circle")
-    (nothing,) = host.call("CLIPTextEncode", clip=clip, text="")
+    (worn,) = host.call("LoraModelLoader", model=case.model, lora=lora, strength_model=1.0)
+    (prompt,) = host.call("CLIPTextEncode", clip=case.clip, text="blue circle")
+    (nothing,) = host.call("CLIPTextEncode", clip=case.clip, text="")
     videos = []
-    for candidate in (model, worn):
+    for model in (case.model, worn):
         (samples,) = host.call(
-            "KSampler", model=candidate, seed=3, steps=4, cfg=3.0, sampler_name="euler", scheduler="normal",
-            positive=prompt, negative=nothing, latent_image=learning["latent"], denoise=1.0,
+            "KSampler",
+            model=model,
+            seed=3,
+            steps=4,
+            cfg=3.0,
+            sampler_name="euler",
+            scheduler="simple",
+            positive=prompt,
+            negative=nothing,
+            latent_image=case.learning["latent"],
+            denoise=1.0,
         )
-        (images,) = host.call("VAEDecode", vae=vae, samples=samples)
+        (images,) = host.call("VAEDecode", vae=case.vae, samples=samples)
         videos.append(images)
-    assert videos[0].shape == (8, 16, 16, 3)
+    assert videos[0].shape == (case.frames, 16, 16, 3)
     assert (videos[0] - videos[1]).abs().max() > 1e-3
+
+
+def test_training_lowers_the_loss(host, case):
+    _, loss_map = train(host, case, steps=40)
+    losses = torch.tensor(loss_map["loss"])
+    assert losses[-10:].mean() < 0.9 * losses[:10].mean()
+
+
+def test_core_applies_every_key(host, case):
+    import comfy.lora
+
+    lora, _ = train(host, case, steps=1)
+    patches = comfy.lora.load_lora(dict(lora), comfy.lora.model_lora_keys_unet(case.model.model, {}))
+    assert len(lora) == 3 * len(patches) > 0
+    assert set(case.model.clone().add_patches(patches)) == set(patches)
+
+
+def test_sampling_with_the_lora_is_the_training_time_forward(host, case):
+    """Patched weights round once more than the hooks do; core's bypass computes what the hooks compute."""
+    lora_module, run_module = host.module("sma.lora"), host.module("nodes.host.training")
+    roles = host.module("sma.roles")
+
+    def job(denoiser):
+        names = roles.layers_of(denoiser.network, "motion")
+        generator = torch.Generator().manual_seed(5)
+        adapter = lora_module.attach(denoiser.network, names, rank=4, alpha=4, generator=generator)
+        with torch.no_grad():
+            for name, value in adapter.named_parameters():
+                if name.endswith(".up"):
+                    value.normal_(std=0.05, generator=generator)
+        trained = fixed_denoise(denoiser).clone()
+        adapter.detach()
+        return trained, adapter.export("diffusion_model.")
+
+    with torch.inference_mode():
+        trained, lora = run_module.run_in_training(
+            case.model, case.learning["latent"]["samples"], case.learning["positive"], job, seed=0
+        )
+    base = forward(host, case, case.model)
+    (patched,) = host.call("LoraModelLoader", model=case.model, lora=lora, strength_model=1.0)
+    (bypassed,) = host.call("LoraModelLoader", model=case.model, lora=lora, strength_model=1.0, bypass=True)
+    assert (trained - base).abs().max() > 1e-2
+    assert (forward(host, case, patched) - trained).abs().max() <= 1e-4
+    assert torch.equal(forward(host, case, bypassed), trained)
+
+
+def test_the_model_is_untouched_by_training(host, case):
+    untouched = Untouched(host, case)
+    train(host, case)
+    untouched.check()
+
+
+def test_the_model_is_untouched_by_cancel_and_the_run_resumes_bit_for_bit(host, case, monkeypatch):
+    import comfy.model_management as management
+
+    paths, progress = host.module("nodes.host.paths"), host.module("nodes.host.progress")
+    untouched = Untouched(host, case)
+    whole, whole_losses = train(host, case, steps=6, dropout=0.1, schedule="cosine")
+    update = progress.Progress.update
+
+    def cancel_at_4(self, step, text, x0_hat):
+        update(self, step, text, x0_hat)
+        if step == 4:
+            management.interrupt_current_processing(True)
+
+    before = set(paths.saved_states())
+    with monkeypatch.context() as patch:
+        patch.setattr(progress.Progress, "update", cancel_at_4)
+        with pytest.raises(management.InterruptProcessingException):
+            train(host, case, steps=6, dropout=0.1, schedule="cosine")
+    untouched.check()
+    (name,) = set(paths.saved_states()) - before
+    resumed, resumed_losses = train(host, case, steps=6, dropout=0.1, schedule="cosine", resume_from=name)
+    assert resumed_losses == whole_losses
+    assert resumed.keys() == whole.keys()
+    assert all(torch.equal(resumed[key], whole[key]) for key in whole)
+
+
+def test_the_model_is_untouched_by_an_exception_inside_backward(host, case):
+    losses = host.module("sma.losses")
+
+    class Explode(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            raise ArithmeticError("inside backward")
+
+    class Bomb(losses.Denoising):
+        def __call__(self, p, generator):
+            return Explode.apply(super().__call__(p, generator))
+
+    untouched = Untouched(host, case)
+    bomb = losses.MotionLoss((losses.WeightedTerm("bomb", 1.0, Bomb()),))
+    with pytest.raises(ArithmeticError, match="inside backward"):
+        train(host, case, motion_loss=bomb)
+    untouched.check()
+
+
+def test_save_every_leaves_loras_and_a_state(host, case):
+    paths = host.module("nodes.host.paths")
+    train(host, case, steps=4, save_every=2, save_prefix="every")
+    saved = {path.name.split("_0000")[0] for path in (Path(host.base) / "output" / "loras").glob("every_step*")}
+    assert saved == {"every_step00002", "every_step00004"}
+    assert any(name.startswith("every") for name in paths.saved_states())
+
+
+def test_save_motion_lora_keeps_the_metadata(host, case):
+    import json
+
+    from safetensors import safe_open
+
+    lora, _ = train(host, case, steps=2)
+    host.call("SMA_SaveMotionLoRA", lora=lora, filename_prefix="kept", prompt="red square", fps=8.0)
+    path = max((Path(host.base) / "output" / "loras").glob("kept_*"), key=lambda p: p.stat().st_mtime)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        assert set(file.keys()) == set(lora)
+    assert metadata["base_model"] == type(case.model.model).__name__
+    assert (metadata["prompt"], metadata["steps"], metadata["rank"], metadata["fps"]) == ("red square", "2", "4", "8.0")
+    assert [term["weight"] for term in json.loads(metadata["losses"])] == [1.0, 0.4, 0.2]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"latent": {"samples": torch.zeros(1, 4, 8, 8)}}, "video latent"),
+        ({"latent": {"samples": torch.zeros(1, 5, 8, 8, 8)}}, "5 channels"),
+        ({"layers": {"layers": "regular expression", "pattern": "nothing.like.it"}}, "0 of"),
+        ({"layers": {"layers": "regular expression", "pattern": "("}}, "regular expression"),
+        ({"resume_from": "../../secret"}, "no training state"),
+    ],
+)
+def test_bad_input_is_refused_in_a_sentence(host, case, change, message):
+    with pytest.raises(ValueError, match=message):
+        train(host, case, **change)
+
+
+def test_bad_latents_are_refused(host, case):
+    samples = case.learning["latent"]["samples"]
+    with pytest.raises(ValueError, match="1 frame"):
+        train(host, case, latent={"samples": samples[:, :, :1]})
+    with pytest.raises(ValueError, match="NaN"):
+        train(host, case, latent={"samples": samples * float("nan")})
+    with pytest.raises(ValueError, match="average them"):
+        train(host, case, positive=case.learning["positive"] * 2)
