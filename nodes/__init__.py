@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 from typing_extensions import override
 
+from .clip import EmptyVideoLatent, LoadMotionClip
 from .losses import AlignmentLoss, SpectralLoss
 from .save import SaveMotionLoRA
 from .sprites import LoadSpritesModel
@@ -15,6 +16,8 @@ class SpectralMotionExtension(ComfyExtension):
     @override
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
+            LoadMotionClip,
+            EmptyVideoLatent,
             LoadSpritesModel,
             AlignmentLoss,
             SpectralLoss,
