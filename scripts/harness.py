@@ -14,6 +14,7 @@ settings, so an index configured there decides which build of torch is installed
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import signal
@@ -24,6 +25,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent))
 
+import page
 from comfy_server import Client, Result, checkout_files, install_pack, serve, shipped_files
 from environment import CACHE, ROOT, HarnessError, ensure_environment, find_host, say
 
@@ -46,11 +48,28 @@ __all__ = [
 SUITES = [["tests/sma", "tests/nodes", "tests/test_packaging.py"], ["tests/host"], ["tests/browser"]]
 
 
+def _become(command: list[str]) -> None:
+    """Replace this process by another, so that signals reach that one alone."""
+    if os.name != "nt":
+        os.execv(command[0], command)
+    process = subprocess.Popen(command)
+    while True:
+        # Ctrl-C reaches the child as well, which needs the time to stop its server.
+        with contextlib.suppress(KeyboardInterrupt):
+            sys.exit(process.wait())
+
+
+def _exit_on_termination() -> None:
+    """Turn SIGTERM into an exception that unwinds, so that a terminated script still stops its server."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
 def enter() -> None:
-    """Continue the calling script inside the environment, which is built first; returns at once when already there."""
+    """Continue the calling script inside the environment, which is built first; returns when already there."""
     python, _ = ensure_environment()
     if Path(sys.prefix).resolve() != python.parent.parent.resolve():
-        sys.exit(subprocess.call([str(python), *sys.argv]))
+        _become([str(python), *sys.argv])
+    _exit_on_termination()
 
 
 def _pytest(python: Path, arguments: list[str]) -> tuple[int, str]:
@@ -111,8 +130,7 @@ def main() -> int:
     commands.add_parser("run", prefix_chars="\0").add_argument("argv", nargs="+")
     commands.add_parser("twins")
     arguments = parser.parse_args()
-    # A terminated harness must still stop its server: turn the signal into an exception that unwinds.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    _exit_on_termination()
     try:
         match arguments.command:
             case "env":
@@ -122,8 +140,13 @@ def main() -> int:
                 _serve_until_interrupted(arguments.host, arguments.port, arguments.base)
             case "test":
                 return test(arguments.options)
+            case "twins":
+                python, host = ensure_environment()
+                with serve(python, host) as client:
+                    for file in page.write_twins(client):
+                        say(f"wrote {file.relative_to(ROOT)}")
             case "run":
-                return subprocess.call([str(ensure_environment()[0]), *arguments.argv])
+                _become([str(ensure_environment()[0]), *arguments.argv])
     except HarnessError as error:
         print(f"[harness] {error}", file=sys.stderr)
         return 1

@@ -1,0 +1,114 @@
+// Drives the host's real web page in Chromium. Usage: node driver.cjs '<job as JSON>'; prints one line of JSON.
+//   {"action": "run", "url", "chromium", "pack", "template", "screenshot", "timeout"}: opens the template from the
+//       page's template browser and queues it with the page's own button
+//   {"action": "convert", "url", "chromium", "workflows": [paths of UI files]}: their API format, as the page queues it
+const fs = require("node:fs")
+const { chromium } = require("playwright-core") // found through NODE_PATH
+
+const READY = 60_000 // ms; a cold page on a busy two-core machine is slow
+const SETTINGS = {
+  "Comfy.VueNodes.Enabled": false, // the classic renderer
+  "Comfy.TutorialCompleted": true, // else the first visit opens the template browser by itself
+  "Comfy.Minimap.Visible": false, // it would cover part of the graph on the screenshot
+}
+
+async function openPage(job, problems) {
+  const browser = await chromium.launch({
+    executablePath: job.chromium,
+    args: ["--no-sandbox", "--disable-dev-shm-usage"],
+  })
+  const page = await browser.newPage({ viewport: { width: 1800, height: 1000 } })
+  page.setDefaultTimeout(READY)
+  page.on("pageerror", (error) => problems.push(`page error: ${error.stack ?? error}`))
+  page.on("console", (message) => {
+    if (/Error loading extension/.test(message.text())) problems.push(`console: ${message.text()}`)
+  })
+  await page.request.post(`${job.url}/api/settings`, { data: SETTINGS })
+  await page.goto(job.url)
+  await page.waitForFunction(() => window.app?.extensionManager && window.app?.rootGraph)
+  await page.locator(".p-blockui-mask").waitFor({ state: "hidden" })
+  return { browser, page }
+}
+
+async function openTemplate(page, pack, template) {
+  await page.locator(".templates-tab-button").click()
+  await page.getByRole("button", { name: pack, exact: true }).click()
+  await page.getByTestId(`template-workflow-${template}`).click()
+  await page.getByTestId("template-workflows-content").waitFor({ state: "hidden" })
+  await page.waitForFunction(() => window.app.rootGraph.nodes.length > 0)
+}
+
+// What the page itself complains about, and node types it does not know.
+async function complaints(page) {
+  const found = await page.evaluate(() => {
+    const known = window.LiteGraph.registered_node_types
+    const missing = window.app.rootGraph.nodes.filter((node) => !(node.type in known))
+    return missing.map((node) => `missing node: ${node.type}`)
+  })
+  for (const id of ["missing-node-card", "error-overlay", "error-dialog"]) {
+    for (const text of await page.getByTestId(id).allInnerTexts()) found.push(`${id}: ${text}`)
+  }
+  return found
+}
+
+async function queueAndWait(page, timeout) {
+  const refused = page
+    .waitForResponse((response) => response.url().endsWith("/api/prompt") && response.status() !== 200, { timeout })
+    .then(async (response) => ({ event: "refused", detail: await response.json() }))
+  refused.catch(() => {}) // nothing refused: the wait just times out
+  await page.evaluate(() => {
+    const { api } = window.comfyAPI.api
+    window.promptEnded = new Promise((resolve) => {
+      for (const event of ["execution_success", "execution_error", "execution_interrupted"]) {
+        api.addEventListener(event, ({ detail }) => resolve({ event, detail }))
+      }
+    })
+  })
+  await page.getByTestId("queue-button").click()
+  const ended = page.evaluate(() => window.promptEnded)
+  ended.catch(() => {}) // the page closes first where the prompt is refused or late
+  const late = new Promise((resolve) => setTimeout(resolve, timeout, { event: "timeout", detail: `${timeout} ms` }))
+  return Promise.race([ended, refused, late])
+}
+
+async function run(job, page, problems) {
+  await openTemplate(page, job.pack, job.template)
+  await page.waitForTimeout(1000) // the page looks for missing nodes and media after it has drawn the graph
+  problems.push(...(await complaints(page)))
+  const nodes = await page.evaluate(() => window.app.rootGraph.nodes.map((node) => node.type))
+  const { event, detail } = await queueAndWait(page, job.timeout * 1000)
+  await page.waitForTimeout(1500) // previews load after the prompt has ended
+  problems.push(...(await complaints(page)))
+  return { event, detail, nodes }
+}
+
+async function convert(job, page) {
+  const prompts = []
+  for (const path of job.workflows) {
+    const workflow = JSON.parse(fs.readFileSync(path, "utf8"))
+    await page.evaluate((graph) => window.app.loadGraphData(graph, true, true, "twin"), workflow)
+    prompts.push(await page.evaluate(async () => (await window.app.graphToPrompt()).output))
+  }
+  return { prompts }
+}
+
+async function main() {
+  const job = JSON.parse(process.argv[2])
+  const problems = []
+  const { browser, page } = await openPage(job, problems)
+  try {
+    const result = await (job.action === "run" ? run : convert)(job, page, problems)
+    console.log(JSON.stringify({ ...result, problems }))
+  } finally {
+    if (job.screenshot) await page.screenshot({ path: job.screenshot })
+    await browser.close()
+  }
+}
+
+main().then(
+  () => process.exit(0), // a wait that lost the race must not keep the process alive
+  (error) => {
+    console.error(error)
+    process.exit(1)
+  },
+)
