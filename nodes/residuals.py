@@ -1,0 +1,63 @@
+"""Looking at motion."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..sma.pictures import residual_pictures, to_images
+from ..sma.residuals import frame_residuals
+
+
+class MotionResiduals(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        kind = io.MatchType.Template("clip", [io.Image, io.Latent])
+        return io.Schema(
+            node_id="SMA_MotionResiduals",
+            display_name="Motion Residuals",
+            category="Spectral Motion/look",
+            description="What changes from each frame to the next, which is what Spectral Motion Alignment learns from: "
+            "the residuals themselves, and pictures of them.",
+            search_aliases=["frame difference", "motion energy", "wavelet bands", "amplitude spectrum"],
+            inputs=[
+                io.MatchType.Input(
+                    "clip",
+                    template=kind,
+                    tooltip="IMAGE: the frames of a clip. LATENT: a video latent, or one latent per frame as image VAEs "
+                    "make them. At least 2 frames.",
+                )
+            ],
+            outputs=[
+                io.MatchType.Output(
+                    template=kind,
+                    display_name="residuals",
+                    tooltip="One frame fewer, same kind as the input. LATENT: signed differences. IMAGE: 0.5 + "
+                    "difference / 2, so that grey means no change.",
+                ),
+                io.Image.Output(
+                    display_name="pictures",
+                    tooltip="Four pictures: energy per frame, signed maps, wavelet bands over time, amplitude spectrum "
+                    "with the weight of the local loss. Of a batch of videos, the first is drawn.",
+                ),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, clip: Tensor | dict[str, Any]) -> io.NodeOutput:
+        if isinstance(clip, Tensor):
+            signed = frame_residuals(clip.movedim(-1, 0)[None])  # [F, H, W, C] to [1, C, F-1, H, W]
+            residuals: Tensor | dict[str, Tensor] = 0.5 + signed[0].movedim(0, -1) / 2
+        else:
+            samples = clip["samples"]
+            if samples.ndim == 4:  # frames as batch: [F, C, H, W]
+                signed = frame_residuals(samples.movedim(0, 1)[None])
+                residuals = {"samples": signed[0].movedim(1, 0)}
+            else:
+                signed = frame_residuals(samples)
+                residuals = {"samples": signed}
+        pictures = to_images(residual_pictures(signed[0]))
+        return io.NodeOutput(residuals, pictures, ui=ui.PreviewImage(pictures, cls=cls))

@@ -1,0 +1,207 @@
+"""Load Motion Clip, Empty Video Latent and Motion Residuals inside the real host."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+
+import av
+import pytest
+import torch
+from PIL import Image
+from tiny_models import write_wan
+
+
+@pytest.fixture(scope="module")
+def vae_name(host):
+    """A tiny random Wan VAE: 8 pixels to a latent pixel, 1 + 4n frames to 1 + n latent frames."""
+    return write_wan(host.base / "models")[1]
+
+
+@pytest.fixture(scope="module")
+def clips(host, vae_name):
+    """The host's input folder with a film, a gif, two folders of images and things that are no clips."""
+    folder = host.base / "input"
+    ramp = torch.linspace(0, 1, 40 * 30).view(30, 40, 1)
+    frames = torch.stack([ramp.roll(3 * i, dims=1).expand(30, 40, 3) for i in range(24)])
+    host.module("sma.clip").write_video(frames, 12, folder / "film.mp4")
+    pictures = [Image.new("RGB", (16, 12), (20 * i, 40, 90)) for i in range(6)]
+    pictures[0].save(folder / "loop.gif", save_all=True, append_images=pictures[1:], duration=100)
+    for name, count in (("walk", 5), ("single", 1), ("deep/run", 3)):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            pictures[i].save(folder / name / f"{i + 1}.png")
+    (folder / "notes.txt").write_text("not a clip")
+    return folder
+
+
+@pytest.fixture
+def example(host, clips, tmp_path, monkeypatch):
+    """A pack whose examples folder holds film.mp4."""
+    shutil.copy(clips / "film.mp4", tmp_path / "drift.mp4")
+    monkeypatch.setattr(host.module("nodes.clip"), "_EXAMPLES", tmp_path)
+    return "drift.mp4 [example]"
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """What nodes write under their widgets."""
+    import server
+
+    lines = []
+    monkeypatch.setattr(server.PromptServer.instance, "send_progress_text", lambda text, node: lines.append(text))
+    return lines
+
+
+def load(host, file, **changes):
+    settings = {"start": 0.0, "frame_count": 4, "timing": {"timing": "fps", "fps": 6.0}, "width": 20, "height": 16}
+    return host.call("SMA_LoadMotionClip", file=file, **{**settings, "crop": "centre", "folder_fps": 8.0, **changes})
+
+
+def prompt(file, **changes):
+    """Load Motion Clip in API format, feeding Motion Residuals, whose latent goes on to VAE Decode."""
+    settings = {"start": 0.0, "frame_count": 5, "width": 16, "height": 24, "crop": "centre", "folder_fps": 8.0}
+    timing = {"timing": "stride", "timing.stride": 1}
+    return {
+        "1": {"class_type": "SMA_LoadMotionClip", "inputs": {"file": file, **settings, **timing, **changes}},
+        "2": {"class_type": "VAELoader", "inputs": {"vae_name": "tiny_wan_vae.safetensors"}},
+        "3": {"class_type": "VAEEncode", "inputs": {"pixels": ["1", 0], "vae": ["2", 0]}},
+        "4": {"class_type": "SMA_MotionResiduals", "inputs": {"clip": ["3", 0]}},
+        "5": {"class_type": "VAEDecode", "inputs": {"samples": ["4", 0], "vae": ["2", 0]}},
+        "6": {"class_type": "PreviewImage", "inputs": {"images": ["5", 0]}},
+        "7": {"class_type": "SMA_MotionResiduals", "inputs": {"clip": ["1", 0]}},
+        "8": {"class_type": "PreviewImage", "inputs": {"images": ["7", 0]}},
+    }
+
+
+def refusal(graph):
+    """Why the host refuses a prompt; "" where it takes it."""
+    import execution
+
+    valid, _, _, errors = asyncio.run(execution.validate_prompt("prompt", graph, None))
+    return "" if valid else str(errors)
+
+
+def test_the_list_names_films_gifs_image_folders_and_examples(host, clips, example):
+    schema = host.module("nodes.clip").LoadMotionClip.define_schema()
+    assert schema.inputs[0].options == ["film.mp4", "loop.gif", "walk/", example]
+
+
+def test_the_outputs_are_frames_rate_count_and_what_was_said_on_the_node(host, clips, said):
+    images, fps, count, report = load(host, "film.mp4")
+    assert images.shape == (4, 16, 20, 3) and images.dtype == torch.float32
+    assert (fps, count) == (6.0, 4)
+    assert report == "24 frames at 12 fps → 4 at 6 fps, 0.0-0.67 s, 40x30 → 20x16 centre crop"
+    assert said == [report]
+
+
+def test_the_preview_is_the_clip_itself(host, clips):
+    before = set((host.base / "temp").rglob("*.mp4"))
+    images, *_ = load(host, "film.mp4", width=21, height=17)
+    (preview,) = set((host.base / "temp").rglob("*.mp4")) - before
+    with av.open(str(preview)) as container:
+        shown = [torch.from_numpy(f.to_ndarray(format="rgb24")) / 255 for f in container.decode(video=0)]
+        assert float(container.streams.video[0].average_rate) == 6
+    assert (torch.stack(shown) - images[:, :16, :20]).abs().mean() < 0.05
+
+
+def test_folders_gifs_subfolders_and_examples_load(host, clips, example):
+    stride = {"timing": "stride", "stride": 1}
+    assert load(host, "walk/", timing=stride)[3].startswith("5 images at 8 fps → 4 at 8 fps")
+    assert load(host, "walk/", timing=stride, folder_fps=2.0)[1] == 2.0
+    assert load(host, "loop.gif", timing=stride)[3].startswith("6 frames at 10 fps → 4 at 10 fps")
+    assert load(host, "deep/run", frame_count=2)[2] == 2
+    assert load(host, example)[2] == 4
+
+
+@pytest.mark.parametrize("file", ["film.mp4", "loop.gif", "walk/", "deep/run/", "film.mp4 [input]"])
+def test_the_host_accepts_clips_of_the_input_folder(host, clips, file):
+    assert refusal(prompt(file)) == ""
+
+
+@pytest.mark.parametrize("file", ["../../etc/passwd", "/etc/passwd", "gone.mp4", "../models", "../x.mp4 [example]"])
+def test_the_host_refuses_everything_else(host, clips, file):
+    assert "no clip" in refusal(prompt(file))
+    with pytest.raises(ValueError):
+        load(host, file)
+
+
+def test_examples_cannot_lead_out_of_their_folder(host, example, tmp_path):
+    assert refusal(prompt(example)) == ""
+    shutil.copy(tmp_path / "drift.mp4", tmp_path.parent / "secret.mp4")
+    assert "no clip" in refusal(prompt("../secret.mp4 [example]"))
+    assert "no clip" in refusal(prompt("secret.mp4 [example]"))
+
+
+@pytest.mark.parametrize("wrong", [{"frame_count": -1}, {"width": 1}, {"timing.stride": 0}, {"crop": "pad"}])
+def test_the_host_still_checks_the_other_inputs(host, clips, wrong):
+    assert next(iter(wrong)) in refusal(prompt("film.mp4", **wrong))
+
+
+def test_a_changed_file_is_read_again(host, clips):
+    node = host.node("SMA_LoadMotionClip")
+    film = node.fingerprint_inputs(file="film.mp4", start=0.0)
+    assert film == node.fingerprint_inputs(file="film.mp4", start=0.0)
+    os.utime(clips / "film.mp4", ns=(1, 10**15))
+    assert film != node.fingerprint_inputs(file="film.mp4", start=0.0)
+    folder = node.fingerprint_inputs(file="walk/")
+    (clips / "walk" / "5.png").rename(clips / "walk" / "6.png")
+    assert folder != node.fingerprint_inputs(file="walk/")
+
+
+def test_empty_latents_are_as_large_as_what_the_vae_makes_of_a_clip(host, vae_name, said):
+    (wan,) = host.call("VAELoader", vae_name=vae_name)
+    vaes = {"sprites": host.module("nodes.host.sprites").SpritesVAE(), "wan": wan}
+    for vae, frames, told in (
+        ("sprites", 7, "7 frames"),
+        ("wan", 9, "9 frames"),
+        ("wan", 7, "5 frames, 32x16 (7 asked"),
+    ):
+        (encoded,) = host.call("VAEEncode", pixels=torch.rand(frames, 16, 32, 3), vae=vaes[vae])
+        settings = {"width": 32, "height": 16, "frame_count": frames, "batch_size": 2}
+        (empty,) = host.call("SMA_EmptyVideoLatent", vae=vaes[vae], **settings)
+        assert empty["samples"].shape[1:] == encoded["samples"].shape[1:]
+        assert empty["samples"].shape[0] == 2 and not empty["samples"].any()
+        assert empty["downscale_ratio_spacial"] == 32 / empty["samples"].shape[-1]
+        assert said[-1].startswith(told)
+        if vae == "wan":
+            (decoded,) = host.call("VAEDecode", samples=encoded, vae=wan)
+            assert said[-1].startswith(f"{len(decoded)} frames, 32x16")
+    with pytest.raises(ValueError, match="Width is 36; this VAE needs multiples of 8. Use 32."):
+        host.call("SMA_EmptyVideoLatent", vae=wan, width=36, height=16, frame_count=5, batch_size=1)
+
+
+def test_residuals_keep_the_kind_of_what_came_in(host):
+    frames = torch.rand(5, 12, 10, 3)
+    residuals, pictures = host.call("SMA_MotionResiduals", clip=frames)
+    assert torch.allclose((residuals - 0.5) * 2, frames[1:] - frames[:-1], atol=1e-6)
+    assert pictures.shape[0] == 4 and pictures.shape[2] >= 512 and pictures.shape[3] == 3
+    assert 0 <= pictures.min() and pictures.max() <= 1
+    video = torch.randn(2, 16, 5, 6, 4)
+    residuals, _ = host.call("SMA_MotionResiduals", clip={"samples": video})
+    assert torch.equal(residuals["samples"], video[:, :, 1:] - video[:, :, :-1])
+    batch = torch.randn(5, 4, 6, 8)  # what image VAEs make of 5 frames
+    residuals, _ = host.call("SMA_MotionResiduals", clip={"samples": batch})
+    assert torch.equal(residuals["samples"], batch[1:] - batch[:-1])
+
+
+def test_a_single_frame_has_no_residuals(host):
+    for clip in (torch.rand(1, 8, 8, 3), {"samples": torch.rand(1, 4, 1, 8, 8)}):
+        with pytest.raises(ValueError, match="has 1 frame; motion needs at least 2"):
+            host.call("SMA_MotionResiduals", clip=clip)
+
+
+def test_the_whole_graph_runs_on_a_server(server, clips, vae_name):
+    write_wan(server.base / "models")
+    for entry in ("loop.gif", "walk"):
+        source = clips / entry
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, server.base / "input" / entry)
+    for file in ("loop.gif", "walk/"):
+        result = server.run(prompt(file))
+        assert result.status == "success", result.messages
+        (shown,) = result.outputs["1"]["images"]
+        assert server.output_file(shown).suffix == ".mp4"
+        assert len(result.outputs["4"]["images"]) == 4
+        assert result.outputs["6"]["images"] and result.outputs["8"]["images"]
+    assert server.object_info()["SMA_LoadMotionClip"]["input"]["required"]["file"][1]["options"][:1] == ["loop.gif"]
