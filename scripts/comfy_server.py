@@ -7,9 +7,11 @@ import fnmatch
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -190,6 +192,23 @@ def _stop(process: subprocess.Popen) -> None:
 
 
 @contextlib.contextmanager
+def unwind_on_signals() -> Iterator[None]:
+    """Inside the block a termination is a KeyboardInterrupt, as Ctrl-C is, so that servers are stopped on the way out.
+
+    Ctrl-C is set as well because shells start background jobs with it ignored.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
 def serve(
     python: Path,
     host: Path,
@@ -205,6 +224,7 @@ def serve(
     removed. flags: further options of the host's main.py.
     """
     with contextlib.ExitStack() as stack:
+        stack.enter_context(unwind_on_signals())
         if base is None:
             base = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
         for name in ("custom_nodes", "models", "input", "output", "user"):
