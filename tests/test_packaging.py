@@ -19,7 +19,9 @@ sys.path.append(str(ROOT / "scripts"))
 import harness  # noqa: E402
 
 SHIPPED_FILES = {"LICENSE", "README.md", "__init__.py", "pyproject.toml", "requirements.txt"}
-SHIPPED_FOLDERS = {"nodes", "sma", "web", "workflows"}
+SHIPPED_FOLDERS = {"clips", "nodes", "sma", "web", "workflows"}
+# The host looks for templates in all of these, but serves the files of only the first one it finds.
+TEMPLATE_FOLDERS = {"example_workflows", "example", "examples", "workflow", "workflows"}
 
 
 def tool(*command: str, cwd: Path = ROOT, home: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -63,6 +65,11 @@ def test_the_archive_holds_the_pack_and_nothing_else(published, tmp_path):
     assert {name for name in names if "/" not in name} == SHIPPED_FILES
     # What the tests' servers run is what users get.
     assert names == {file.as_posix() for file in harness.shipped_files()}
+
+
+def test_the_host_finds_exactly_one_folder_of_templates():
+    folders = {file.parts[0] for file in harness.shipped_files()} & TEMPLATE_FOLDERS
+    assert folders == {"workflows"}
 
 
 def test_both_lists_of_requirements_agree():
