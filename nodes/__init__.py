@@ -7,6 +7,7 @@ from typing_extensions import override
 
 from .clip import EmptyVideoLatent, LoadMotionClip
 from .losses import AlignmentLoss, SpectralLoss
+from .residuals import MotionResiduals
 from .save import SaveMotionLoRA
 from .sprites import LoadSpritesModel
 from .train import TrainMotionLoRA
@@ -18,6 +19,7 @@ class SpectralMotionExtension(ComfyExtension):
         return [
             LoadMotionClip,
             EmptyVideoLatent,
+            MotionResiduals,
             LoadSpritesModel,
             AlignmentLoss,
             SpectralLoss,
