@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .training import StepRecord, TrainingState
+from .state import StepRecord, TrainingState
 
 _STATE_FORMAT = "spectral-motion training state 1"
 
@@ -58,13 +58,7 @@ def load_state(path: Path) -> TrainingState:
     if metadata.get("format") != _STATE_FORMAT:
         raise ValueError(f"{path.name} is no training state; choose one saved by Train Motion LoRA.")
     history = tuple(
-        StepRecord(
-            **record
-            | {
-                "sigmas": tuple(record["sigmas"]),
-                "terms": {name: tuple(values) for name, values in record["terms"].items()},
-            }
-        )
+        StepRecord(**record | {"terms": {name: tuple(map(tuple, pairs)) for name, pairs in record["terms"].items()}})
         for record in json.loads(metadata["history"])
     )
     return TrainingState(
@@ -83,5 +77,8 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _replace(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
-    save_file(tensors, partial, metadata)
-    partial.replace(path)
+    try:
+        save_file(tensors, partial, metadata)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ weights are never touched, so quantised, shared and offloaded weights all work, 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
@@ -14,9 +15,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .checks import check_option
+
 Init = Literal["kaiming", "normal_1_over_r"]
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+def is_adaptable(module: nn.Module) -> bool:
+    """Whether a module is a linear or convolution layer. Quantised linear layers need not descend from ``nn.Linear``."""
+    is_linear = hasattr(module, "in_features") and hasattr(module, "out_features")
+    return is_linear or isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
 
 
 class LoRALayer(nn.Module):
@@ -27,13 +36,25 @@ class LoRALayer(nn.Module):
     """
 
     def __init__(
-        self, name: str, target: nn.Module, rank: int, alpha: float, init: Init, generator: torch.Generator, device
+        self,
+        name: str,
+        target: nn.Module,
+        rank: int,
+        alpha: float,
+        init: Init,
+        generator: torch.Generator,
+        device: torch.device | str,
     ) -> None:
         super().__init__()
+        if not is_adaptable(target):
+            raise ValueError(
+                f"{name} is a {type(target).__name__}; LoRA needs a linear or convolution layer. "
+                "Leave this layer out of the selection."
+            )
         if hasattr(target, "in_features"):
             self.convolution, self.arguments = None, {}
             inputs, outputs, kernel = target.in_features, target.out_features, ()
-        elif hasattr(target, "kernel_size") and not getattr(target, "transposed", False):
+        else:
             kernel = tuple(target.kernel_size)
             if target.groups != 1 or target.padding_mode != "zeros":
                 raise ValueError(
@@ -43,20 +64,16 @@ class LoRALayer(nn.Module):
             inputs, outputs = target.in_channels, target.out_channels
             self.convolution = _CONVOLUTIONS[len(kernel)]
             self.arguments = {"stride": target.stride, "padding": target.padding, "dilation": target.dilation}
-        else:
-            raise ValueError(
-                f"{name} is a {type(target).__name__}; LoRA needs a linear or convolution layer. "
-                "Leave this layer out of the selection."
-            )
         self.rank = min(rank, inputs, outputs)
         self.scale = alpha / rank
-        down = torch.empty(self.rank, inputs, *kernel)
+        down = torch.empty(self.rank, inputs, *kernel, dtype=torch.float32, device="cpu")
         if init == "kaiming":
             nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator)
         else:
             nn.init.normal_(down, std=1.0 / self.rank, generator=generator)
         self.down = nn.Parameter(down.to(device))
-        self.up = nn.Parameter(torch.zeros(outputs, self.rank, *([1] * len(kernel)), device=device))
+        up = torch.zeros(outputs, self.rank, *([1] * len(kernel)), dtype=torch.float32, device=device)
+        self.up = nn.Parameter(up)
 
     def forward(self, x: Tensor, dropout: float = 0.0, seed: int = 0) -> Tensor:
         """``scale * dropout(up(down(x)))`` in x's dtype. The operation order is the host's bypass LoRA's, bit for bit."""
@@ -92,17 +109,34 @@ class Adapter:
             if not self._enabled[name]:
                 return None
             dropout = self.dropout if self.training else 0.0
-            return output + layer(args[0], dropout, self.dropout_seed * len(self.layers) + index)
+            update = layer(args[0], dropout, self.dropout_seed * len(self.layers) + index)
+            if update.shape != output.shape:
+                # Broadcasting would hide a convolution that pads or crops outside its own settings.
+                raise ValueError(
+                    f"{name} answers {list(output.shape)} where its settings give {list(update.shape)}. "
+                    "Leave this layer out of the selection."
+                )
+            return output + update
 
         self._handles.append(target.register_forward_hook(add_update))
 
     def enable(self, **groups: bool) -> None:
         """Switches whole groups, e.g. ``enable(temporal=True, spatial=False)``; groups not named keep their state."""
+        self.check_groups(groups)
         for group, on in groups.items():
-            if group not in self.groups:
-                raise ValueError(f"The adapter has no group {group!r}; it has {', '.join(map(repr, self.groups))}.")
             for name in self.groups[group]:
                 self._enabled[name] = bool(on)
+
+    def check_groups(self, groups: Iterable[str]) -> None:
+        """Refuses names of groups that this adapter does not have.
+
+        Raises:
+            ValueError: names the group and those there are.
+        """
+        for group in groups:
+            if group not in self.groups:
+                names = ", ".join(map(repr, self.groups))
+                raise ValueError(f"The adapter has no group {group!r}; it has {names}. Choose one of these.")
 
     def train(self, training: bool = True) -> Adapter:
         """Turns dropout on or off. Sampling with the adapter must not drop anything, so off is the initial state."""
@@ -123,12 +157,16 @@ class Adapter:
         return {name: value.detach().to("cpu", copy=True) for name, value in self.named_parameters()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Copies values in; names and shapes must be exactly those of this adapter."""
+        """Copies values in.
+
+        Raises:
+            ValueError: names and shapes are not exactly those of this adapter; nothing is copied then.
+        """
         own = dict(self.named_parameters())
-        if missing := own.keys() ^ state.keys():
+        if differing := own.keys() ^ state.keys():
             raise ValueError(
-                f"{len(missing)} of {len(own)} adapter tensors do not match, for example {sorted(missing)[0]!r}; "
-                "the same layers are needed. Choose the layers and the model the state was trained with."
+                f"{len(differing)} tensor names differ between the state and this adapter, for example "
+                f"{min(differing)!r}. Choose the layers and the model the state was trained with."
             )
         for name, parameter in own.items():
             if state[name].shape != parameter.shape:
@@ -148,29 +186,38 @@ class Adapter:
         Args:
             prefix: what the host puts before module names, ``"diffusion_model."`` in ComfyUI.
             groups: only these groups; None is all.
+
+        Raises:
+            ValueError: an unknown group.
         """
-        chosen = self.layers if groups is None else [name for group in groups for name in self.groups[group]]
+        groups = tuple(self.groups if groups is None else groups)
+        self.check_groups(groups)
+        chosen = {name for group in groups for name in self.groups[group]}
         tensors: dict[str, Tensor] = {}
-        for name in chosen:
-            layer = self.layers[name]
+        for name, layer in self.layers.items():
+            if name not in chosen:
+                continue
             tensors[f"{prefix}{name}.lora_A.weight"] = layer.down.detach().to("cpu", copy=True).contiguous()
             tensors[f"{prefix}{name}.lora_B.weight"] = layer.up.detach().to("cpu", copy=True).contiguous()
             tensors[f"{prefix}{name}.alpha"] = torch.tensor(layer.scale * layer.rank)
         return tensors
 
     def load_export(self, tensors: Mapping[str, Tensor], prefix: str) -> None:
-        """Reads back what :meth:`export` wrote; the scale in the file is folded into ``up`` where it differs from this adapter's."""
+        """Reads back what :meth:`export` wrote; the scale in the file is folded into ``up`` where it differs from this adapter's.
+
+        Raises:
+            ValueError: layers or shapes are not exactly those of this adapter.
+        """
         state: dict[str, Tensor] = {}
         for key, value in tensors.items():
             name, _, kind = key.removeprefix(prefix).rpartition(".lora_")
             if kind == "A.weight":
                 state[f"{name}.down"] = value
-            elif kind == "B.weight" and name in self.layers:
-                layer = self.layers[name]
-                scale = float(tensors[f"{prefix}{name}.alpha"]) / value.shape[1]
-                state[f"{name}.up"] = value * (scale / layer.scale)
             elif kind == "B.weight":
-                state[f"{name}.up"] = value
+                # As loaders read it: without an alpha the update is not scaled.
+                alpha = tensors.get(f"{prefix}{name}.alpha")
+                scale = 1.0 if alpha is None else float(alpha) / value.shape[1]
+                state[f"{name}.up"] = value * (scale / self.layers[name].scale) if name in self.layers else value
         self.load_state_dict(state)
 
     def detach(self) -> None:
@@ -199,7 +246,7 @@ def attach(
         names: linear, conv1d, conv2d or conv3d modules, named as in ``module.named_modules()``. Quantised layers work: only their
             input and output are used.
         rank: 1 or more; clamped per layer to ``min(in, out)``.
-        alpha: the update is scaled by ``alpha / rank``.
+        alpha: above 0; the update is scaled by ``alpha / rank``.
         dropout: share 0..1 (exclusive) of the update's *output* dropped in training (as in MotionDirector), see :meth:`Adapter.train`.
         groups: group name -> module names, a partition of ``names``; None puts all into the group ``"all"``.
         init: of ``down``: ``"kaiming"`` uniform with a = sqrt(5) (kohya, PEFT) or ``"normal_1_over_r"``, N(0, std 1/r) (MotionDirector).
@@ -207,24 +254,32 @@ def attach(
         device: where the values live; None is the device of each layer's weight.
 
     Raises:
-        ValueError: no names, an unknown name, an unsupported layer, or a rank or dropout out of range.
+        ValueError: no names, an unknown or doubled name, an unsupported layer, groups that are no partition, or a rank, alpha or
+            dropout out of range. No hook is left then.
     """
     names = list(names)
     if not names:
         raise ValueError("0 modules were selected for the adapter; at least 1 is needed. Choose other layers.")
     if rank < 1:
         raise ValueError(f"rank is {rank}; it must be at least 1.")
+    if not 0.0 < alpha < math.inf:
+        raise ValueError(f"alpha is {alpha}; it must be above 0 and finite.")
     if not 0.0 <= dropout < 1.0:
         raise ValueError(f"dropout is {dropout}; it must be at least 0 and below 1.")
-    if init not in ("kaiming", "normal_1_over_r"):
-        raise ValueError(f"init is {init!r}; it must be 'kaiming' or 'normal_1_over_r'.")
+    check_option("init", init, Init)
     groups = {"all": names} if groups is None else groups
-    if sorted(name for group in groups.values() for name in group) != sorted(names):
-        raise ValueError("The adapter's groups must name every selected module exactly once.")
+    selected, grouped = Counter(names), Counter(name for group in groups.values() for name in group)
+    for name in selected | grouped:
+        if (selected[name], grouped[name]) != (1, 1):
+            raise ValueError(
+                f"{name!r} is selected {selected[name]} times and in groups {grouped[name]} times; both must be once. "
+                "Name every selected module in one group."
+            )
     modules = dict(module.named_modules())
     if unknown := [name for name in names if name not in modules]:
         raise ValueError(
-            f"{len(unknown)} of {len(names)} names are no modules of the network, for example {unknown[0]!r}."
+            f"{len(unknown)} of {len(names)} names are no modules of the network, for example {unknown[0]!r}. "
+            "Choose other layers."
         )
     layers = {}
     for name in names:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from .lora import is_adaptable
+
 
 @dataclass(frozen=True)
 class Family:
@@ -97,7 +99,7 @@ def layers_of(network: nn.Module, role: str) -> list[str]:
         raise ValueError(
             f"{family.name} has no {role!r} layers; it has {', '.join(family.roles)}. Choose one of these."
         )
-    return matching(network, "|".join(patterns))
+    return _select(network, re.compile("|".join(patterns)), f"the role {role!r} of {family.name}")
 
 
 def matching(network: nn.Module, pattern: str) -> list[str]:
@@ -110,11 +112,15 @@ def matching(network: nn.Module, pattern: str) -> list[str]:
         expression = re.compile(pattern)
     except re.error as error:
         raise ValueError(f"{pattern!r} is no regular expression: {error}.") from error
-    adaptable = [name for name, m in network.named_modules() if hasattr(m, "in_features") or hasattr(m, "kernel_size")]
+    return _select(network, expression, repr(pattern))
+
+
+def _select(network: nn.Module, expression: re.Pattern[str], wanted: str) -> list[str]:
+    adaptable = [name for name, module in network.named_modules() if is_adaptable(module)]
     chosen = [name for name in adaptable if expression.fullmatch(name)]
     if not chosen:
         example = f", which are named like {adaptable[len(adaptable) // 2]!r}" if adaptable else ""
-        raise ValueError(f"0 of {len(adaptable)} modules match {pattern!r}{example}. Choose other layers.")
+        raise ValueError(f"0 of {len(adaptable)} modules match {wanted}{example}. Choose other layers.")
     return chosen
 
 
@@ -125,5 +131,5 @@ def describe(network: nn.Module, names: Iterable[str], frames: int) -> str:
         family = family_of(network).name
     except ValueError:
         family = type(network).__name__
-    total = sum(1 for m in network.modules() if hasattr(m, "in_features") or hasattr(m, "kernel_size"))
+    total = sum(is_adaptable(module) for module in network.modules())
     return f"{family}, {frames} latent frames, {len(names)} of {total} modules adapted"

@@ -5,16 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from .checks import check_option
 from .lora import Adapter
 from .losses import MotionLoss
 from .prediction import Kind, Prediction, add_noise
+from .residuals import at_least_float32
+from .state import StepRecord, TrainingState
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
+Frames = Literal["all", "one"]
+Schedule = Literal["constant", "cosine"]
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -33,7 +38,10 @@ class Phase:
 
     loss: MotionLoss
     groups: tuple[str, ...] | None = None
-    frames: Literal["all", "one"] = "all"
+    frames: Frames = "all"
+
+    def __post_init__(self) -> None:
+        check_option("frames", self.frames, Frames)
 
 
 @dataclass(frozen=True)
@@ -48,9 +56,10 @@ class TrainingSettings:
         batch_size: noised copies of the clip per forward.
         accumulation: forwards per optimizer step.
         warmup_steps: steps over which the learning rate rises linearly from 0.
-        schedule: "constant", or "cosine" down to 0 at the last step.
+        schedule: "constant", or "cosine", which falls to 0 where the training ends.
         level_range: noise levels are drawn between these two.
-        level_bias: levels are ``u ** level_bias`` of uniform u; below 1 favours high noise, where motion is decided.
+        level_bias: levels are at share ``u ** level_bias`` of that range, u uniform and stratified over the batch; below 1 favours
+            high noise, where motion is decided.
         clip_norm: gradient norm limit over the trained values; 0 is none.
         weight_decay: AdamW's.
         seed: of noise, noise levels, frame choice, dropout and loss-internal draws.
@@ -63,7 +72,7 @@ class TrainingSettings:
     batch_size: int = 1
     accumulation: int = 1
     warmup_steps: int = 0
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Schedule = "constant"
     level_range: tuple[float, float] = (0.01, 0.99)
     level_bias: float = 1.0
     clip_norm: float = 1.0
@@ -71,22 +80,20 @@ class TrainingSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise ValueError(f"kind is {self.kind!r}; it must be one of {', '.join(get_args(Kind))}.")
+        check_option("kind", self.kind, Kind)
+        check_option("schedule", self.schedule, Schedule)
         for name, least in (("steps", 1), ("batch_size", 1), ("accumulation", 1), ("warmup_steps", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
         for name in ("learning_rate", "level_bias"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0.")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0 and finite.")
         for name in ("clip_norm", "weight_decay"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or above.")
         low, high = self.level_range
         if not 0 <= low < high <= 1:
             raise ValueError(f"level_range is {low} to {high}; it must rise within 0 to 1.")
-        if self.schedule not in ("constant", "cosine"):
-            raise ValueError(f"schedule is {self.schedule!r}; it must be 'constant' or 'cosine'.")
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of optimizer step ``step``, counted from 0."""
@@ -96,29 +103,6 @@ class TrainingSettings:
             return self.learning_rate
         progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """What one optimizer step saw: every noised sample's noise level and unweighted terms, so losses can be read per sigma."""
-
-    step: int
-    loss: float
-    gradient_norm: float
-    learning_rate: float
-    sigmas: tuple[float, ...]
-    terms: dict[str, tuple[float, ...]]
-
-
-@dataclass(frozen=True)
-class TrainingState:
-    """Everything a bit-exact resume needs, all on the CPU: values, AdamW's moments, the generator, the history."""
-
-    step: int
-    adapter: dict[str, Tensor]
-    optimizer: dict[str, Tensor]
-    generator: Tensor
-    history: tuple[StepRecord, ...]
 
 
 @dataclass(frozen=True)
@@ -154,8 +138,9 @@ def train(
     Stopping after k steps and resuming from the state gives, bit for bit on a CPU, what an uninterrupted run gives.
 
     Args:
-        denoise: (x_t [B, C, F, H, W], sigma [B]) -> x0_hat [B, C, F, H, W], with gradient to the adapter.
-        clips: clean clips [1, C, F, H, W] in the model's latent space; each forward draws one of them.
+        denoise: (x_t [B, C, F, H, W], sigma [B]) -> x0_hat [B, C, F, H, W], with gradient to the adapter. The network's own weights
+            should not require gradients; those would only pile up there.
+        clips: clean clips [1, C, F, H, W] in the model's latent space, F >= 2; each forward draws one of them.
         phases: run one after the other in every step; all backwards come before the optimizer's step.
         adapter: attached to the network behind ``denoise``; left in evaluation mode with all groups on.
         state: where an earlier run stopped.
@@ -163,22 +148,20 @@ def train(
         on_stop: called with the state after the last whole step if the run ends by any exception, before it is passed on.
 
     Raises:
-        ValueError: clips with fewer than 2 frames (where a phase needs motion), NaN or infinite values, or shapes that differ from
-            the denoiser's answer.
+        ValueError: no clip or phase, clips with fewer than 2 frames, NaN or infinite values, unknown groups, or a denoiser whose
+            answer has another shape or no gradient to the adapter.
         NonFiniteLoss: the loss or gradient became NaN or infinite.
     """
-    for clip in clips:
-        _check_clip(clip)
+    _check(clips, phases, adapter)
+    clips = [at_least_float32(clip) for clip in clips]
     bound = [[phase.loss.bind(clip) if phase.frames == "all" else phase.loss for phase in phases] for clip in clips]
     optimizer = torch.optim.AdamW(adapter.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     generator = torch.Generator().manual_seed(settings.seed)
-    history: list[StepRecord] = []
-    if state is not None:
-        _restore(state, adapter, optimizer, generator, history)
+    history = [] if state is None else state.restore(adapter, optimizer, generator)
     generator_state = generator.get_state()
 
     def capture() -> TrainingState:
-        return _capture(len(history), adapter, optimizer, generator_state, history)
+        return TrainingState.capture(adapter, optimizer, generator_state, history)
 
     finished = False
     adapter.train()
@@ -186,34 +169,25 @@ def train(
         while len(history) < settings.steps:
             step = len(history)
             optimizer.zero_grad(set_to_none=True)
-            total, sigmas, terms = 0.0, [], {}
+            total, terms = 0.0, {}
             for _ in range(settings.accumulation):
                 index = int(torch.randint(len(clips), (), generator=generator))
                 for phase, loss in zip(phases, bound[index], strict=True):
                     prediction = _predict(denoise, clips[index], phase, adapter, settings, generator)
                     values = loss(prediction, generator)
-                    per_sample = loss.total_of(values)
-                    scalar = per_sample.mean() / settings.accumulation
-                    if not torch.isfinite(scalar):
-                        raise NonFiniteLoss(
-                            f"The loss became {scalar.item()} at step {step + 1}, sigma {prediction.sigma.max().item():.4g}. "
-                            "Lower the learning rate or the loss weights; the last good state was kept."
-                        )
+                    scalar = loss.total_of(values).mean() / settings.accumulation
+                    sigmas = prediction.sigma.tolist()
+                    _require_finite(scalar.item(), f"loss at sigma {max(sigmas):.4g}", step)
                     scalar.backward()
                     total += scalar.item()
-                    sigmas.extend(prediction.sigma.tolist())
                     for name, value in values.items():
-                        terms[name] = terms.get(name, ()) + tuple(value.detach().tolist())
+                        terms[name] = terms.get(name, ()) + tuple(zip(sigmas, value.tolist(), strict=True))
             limit = settings.clip_norm if settings.clip_norm > 0 else math.inf
             norm = float(torch.nn.utils.clip_grad_norm_(adapter.parameters(), limit))
-            if not math.isfinite(norm):
-                raise NonFiniteLoss(
-                    f"The gradient became {norm} at step {step + 1}, sigma {max(sigmas):.4g}. "
-                    "Lower the learning rate or the loss weights; the last good state was kept."
-                )
+            _require_finite(norm, "gradient norm", step)
             optimizer.param_groups[0]["lr"] = rate = settings.learning_rate_at(step)
             optimizer.step()
-            history.append(StepRecord(step + 1, total, norm, rate, tuple(sigmas), terms))
+            history.append(StepRecord(step + 1, total, norm, rate, terms))
             generator_state = generator.get_state()
             if on_step is not None:
                 on_step(StepInfo(history[-1], settings.steps, prediction.x0_hat.detach(), capture))
@@ -227,16 +201,27 @@ def train(
     return TrainingResult(capture())
 
 
-def _check_clip(clip: Tensor) -> None:
-    if clip.ndim != 5 or clip.shape[0] != 1:
-        raise ValueError(
-            f"A clip is {list(clip.shape)}; it must be [1, C, F, H, W]. Encode one video as a video latent."
-        )
-    if clip.shape[2] < 2:
-        raise ValueError(f"The clip has {clip.shape[2]} frame; motion needs at least 2. Load more frames.")
-    if not torch.isfinite(clip).all():
-        raise ValueError(
-            "The clip's latent holds NaN or infinite values; finite ones are needed. Encode the clip again."
+def _check(clips: Sequence[Tensor], phases: Sequence[Phase], adapter: Adapter) -> None:
+    if not clips or not phases:
+        raise ValueError(f"There are {len(clips)} clips and {len(phases)} phases; at least 1 of both is needed.")
+    for phase in phases:
+        adapter.check_groups(phase.groups or ())
+    for clip in clips:
+        if clip.ndim != 5 or clip.shape[0] != 1:
+            raise ValueError(
+                f"A clip is {list(clip.shape)}; it must be [1, C, F, H, W]. Encode one video as a video latent."
+            )
+        if clip.shape[2] < 2:
+            raise ValueError(f"The clip has {clip.shape[2]} frame; motion needs at least 2. Load more frames.")
+        if not torch.isfinite(clip).all():
+            raise ValueError("The clip holds NaN or infinite values; finite ones are needed. Encode the clip again.")
+
+
+def _require_finite(value: float, name: str, step: int) -> None:
+    if not math.isfinite(value):
+        raise NonFiniteLoss(
+            f"The {name} became {value} in step {step + 1}; the last good state was kept. "
+            "Lower the learning rate or the loss weights."
         )
 
 
@@ -269,25 +254,6 @@ def _predict(
             f"The denoiser answered {list(x0_hat.shape)} to a clip of {list(x0.shape)}; both must agree. "
             "Encode the clip with the VAE of this model."
         )
+    if not x0_hat.requires_grad:
+        raise ValueError("No adapter layer that is switched on takes part in the denoising. Choose other layers.")
     return Prediction.from_denoised(x0, noise, x_t, sigma, x0_hat, settings.kind)
-
-
-def _capture(step, adapter, optimizer, generator_state, history) -> TrainingState:
-    moments = {
-        f"{name}.{key}": value.detach().to("cpu", copy=True)
-        for name, parameter in adapter.named_parameters()
-        for key, value in optimizer.state[parameter].items()
-    }
-    return TrainingState(step, adapter.state_dict(), moments, generator_state.clone(), tuple(history))
-
-
-def _restore(state: TrainingState, adapter: Adapter, optimizer, generator: torch.Generator, history: list) -> None:
-    adapter.load_state_dict(state.adapter)
-    for name, parameter in adapter.named_parameters():
-        for key in ("step", "exp_avg", "exp_avg_sq"):
-            value = state.optimizer.get(f"{name}.{key}")
-            if value is not None:
-                # AdamW keeps its step counter on the CPU, its moments beside the values.
-                optimizer.state[parameter][key] = value.clone() if key == "step" else value.to(parameter, copy=True)
-    generator.set_state(state.generator)
-    history.extend(state.history)
