@@ -108,12 +108,17 @@ def test_videos_filmed_sideways_are_turned_upright(tmp_path, rotation):
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=8, options={"g": "2"})
         stream.width, stream.height, stream.pix_fmt = 34, 26, "yuv420p"
-        stream.set_display_rotation(rotation)
         for i in range(6):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(gradient(i, (34, 26)), format="rgb24")))
         container.mux(stream.encode())
     with av.open(str(path)) as container:
         stored = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    data = bytearray(path.read_bytes())
+    matrix = data.index(b"tkhd") + 44  # the track's display matrix: a b u, c d v, x y w, in 16.16 fixed point
+    cos, sin = {90: (0, 1), 180: (-1, 0), -90: (0, -1)}[rotation]
+    for place, value in ((0, cos), (4, -sin), (12, sin), (16, cos)):
+        data[matrix + place : matrix + place + 4] = (value << 16).to_bytes(4, "big", signed=True)
+    path.write_bytes(data)
     width, height = (34, 26) if rotation == 180 else (26, 34)
     clip = read_clip(path, ClipRequest(width=width, height=height, start=0.5, frame_count=2))
     upright = np.rot90(stored[4:], rotation // 90, axes=(1, 2))  # counter-clockwise
