@@ -32,7 +32,12 @@ def write_wan(models: Path, *, text_dim: int = 32, seed: int = 0) -> tuple[str, 
         dtype=torch.float32,
     )
     vae = comfy.ldm.wan.vae.WanVAE(
-        dim=4, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=2, attn_scales=[], temperal_downsample=[False, True, True]
+        dim=4,
+        z_dim=16,
+        dim_mult=[1, 2, 4, 4],
+        num_res_blocks=2,
+        attn_scales=[],
+        temperal_downsample=[False, True, True],
     )
     generator = torch.Generator().manual_seed(seed)
     config = {"config": json.dumps({"transformer": {"text_dim": text_dim}})}

@@ -1,0 +1,118 @@
+"""What every node of the pack promises to a user who hovers over it, and to workflows saved with it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def schemas(host):
+    extension = asyncio.run(host.module("nodes").comfy_entrypoint())
+    nodes = asyncio.run(extension.get_node_list())
+    schemas = [node.GET_SCHEMA() for node in nodes]
+    return {schema.node_id: schema for schema in schemas}
+
+
+def widgets(inputs):
+    """Every input, and those that an option of a DynamicCombo brings along."""
+    for item in inputs:
+        yield item
+        for option in getattr(item, "options", None) or []:
+            yield from widgets(getattr(option, "inputs", []))
+
+
+def test_ids_are_prefixed_and_unique(host, schemas):
+    extension = asyncio.run(host.module("nodes").comfy_entrypoint())
+    assert len(asyncio.run(extension.get_node_list())) == len(schemas) >= 8
+    assert all(node_id.startswith("SMA_") for node_id in schemas)
+
+
+def test_everything_explains_itself(schemas):
+    for node_id, schema in schemas.items():
+        assert schema.description and schema.display_name and schema.search_aliases, node_id
+        assert schema.category.startswith("Spectral Motion/"), node_id
+        for item in (*widgets(schema.inputs), *schema.outputs):
+            assert item.tooltip, f"{node_id}: {item.id or item.display_name} has no tooltip"
+
+
+def test_no_workflow_uses_more_than_five_of_our_nodes(schemas):
+    for path in (ROOT / "workflows").glob("*.json"):
+        types = [node["type"] for node in json.loads(path.read_text())["nodes"]]
+        ours = [name for name in types if name.startswith("SMA_")]
+        assert 0 < len(ours) <= 5, path.name
+        assert set(ours) <= set(schemas), path.name
+        assert path.with_suffix(".jpg").is_file(), f"{path.name} has no thumbnail"
+
+
+def test_sizes_of_integers_and_floats_are_bounded(schemas):
+    for node_id, schema in schemas.items():
+        for item in widgets(schema.inputs):
+            if item.io_type in ("INT", "FLOAT"):
+                assert item.min is not None and item.max is not None, f"{node_id}: {item.id}"
+                assert item.min <= item.default <= item.max, f"{node_id}: {item.id}"
+
+
+def test_seeds_do_not_retrain_on_every_queue(schemas):
+    (seed,) = [item for item in schemas["SMA_TrainMotionLoRA"].inputs if item.id == "seed"]
+    assert seed.control_after_generate.value == "fixed"
+
+
+def test_help_pages_belong_to_nodes(schemas):
+    pages = {path.stem for path in (ROOT / "web" / "docs").glob("*.md")}
+    assert "SMA_TrainMotionLoRA" in pages <= set(schemas)
+
+
+def test_losses_come_out_as_asked(host):
+    def loss(**method):
+        return host.call("SMA_AlignmentLoss", method=method)[0]
+
+    def terms(motion_loss):
+        return {term.name: (term.weight, term.term) for term in motion_loss.terms}
+
+    losses, spectral = host.module("sma.losses"), host.module("sma.spectral")
+    assert terms(loss(method="denoising")) == {"denoising": (1.0, losses.Denoising())}
+    debiased = terms(loss(method="debiased (MotionDirector)", beta=2.0))
+    assert debiased == {"denoising": (1.0, losses.Denoising()), "debiased": (1.0, losses.Debiased(2.0))}
+    vmc = dict(method="residual cosine (VMC)", denoising_weight=0.0, compare="noise", form="code")
+    cosine = losses.ResidualCosine(absolute=True, over="frames", space="noise")
+    assert terms(loss(**vmc)) == {"residual_cosine": (1.0, cosine)}
+    cosine = losses.ResidualCosine(absolute=False, over="pixels", space="output")
+    vmc = vmc | {"denoising_weight": 0.5, "compare": "network output", "form": "paper"}
+    assert terms(loss(**vmc)) == {"residual_cosine": (1.0, cosine), "denoising": (0.5, losses.Denoising())}
+
+    def aligned(**form):
+        plain = loss(method="denoising")
+        (result,) = host.call("SMA_SpectralLoss", motion_loss=plain, global_weight=0.3, local_weight=0.1, form=form)
+        return result.terms[1].term.settings
+
+    weights = {"global_weight": 0.3, "local_weight": 0.1}
+    from dataclasses import replace
+
+    assert aligned(form="repaired") == replace(spectral.REPAIRED, **weights)
+    assert aligned(form="paper") == replace(spectral.PAPER, **weights)
+    assert aligned(form="official code") == replace(spectral.OFFICIAL, **weights)
+    custom = {
+        "wave": " db2 ",
+        "levels": 2,
+        "level_weights": "1, 0.5,2",
+        "residual": "absolute",
+        "phase": "raw",
+        "norm": "backward",
+        "delta": 0.2,
+        "base": 0.5,
+        "zero_border": True,
+    }
+    settings = aligned(form="custom", **custom)
+    assert (settings.wave, settings.levels, settings.level_weights) == ("db2", 2, (1.0, 0.5, 2.0))
+    assert (settings.residual, settings.phase, settings.norm) == ("absolute", "raw", "backward")
+    assert (settings.delta, settings.base, settings.zero_border) == (0.2, 0.5, True)
+    with pytest.raises(ValueError, match="numbers with commas"):
+        aligned(form="custom", **custom | {"level_weights": "1; 2"})
+    with pytest.raises(ValueError, match="nonsense"):
+        aligned(form="custom", **custom | {"wave": "nonsense"})
