@@ -130,7 +130,7 @@ def test_gradients_equal_finite_differences(net):
         flat = value.data.view(-1)
         for index in range(0, flat.numel(), 5):
             middle, results = flat[index].item(), []
-            for step in (1e-3, -1e-3):
+            for step in (1e-4, -1e-4):
                 flat[index] = middle + step
                 results.append((loss().item(), flat[index].item()))  # the step as float32 holds it
             flat[index] = middle

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from sma.networks.unet3d import build_unet3d
+from sma.roles import FAMILIES, ROLES, describe, family_of, layers_of, matching
+from sma.sprites.model import UNET_CONFIG
+
+SITES = Path(__file__).parents[1] / "golden" / "motiondirector" / "lora_file_order_zeroscope.json"
+
+
+def tree(names: Iterable[str], leaf: type[nn.Module] = nn.Linear) -> nn.Module:
+    """A network of linear layers with these names, in this order."""
+    root = nn.Module()
+    for name in names:
+        *parents, last = name.split(".")
+        module = root
+        for parent in parents:
+            if parent not in module._modules:
+                module.add_module(parent, nn.Module())
+            module = module._modules[parent]
+        module.add_module(last, leaf(1, 1))
+    return root
+
+
+@pytest.fixture(scope="module")
+def unet() -> nn.Module:
+    return build_unet3d(UNET_CONFIG, device="meta")
+
+
+@pytest.fixture
+def wan() -> nn.Module:
+    """Two blocks named as in the host's Wan, image-to-video layers included."""
+    names = ["patch_embedding", "text_embedding.0", "head.head"]
+    for block in range(2):
+        names += [f"blocks.{block}.{attn}.{x}" for attn in ("self_attn", "cross_attn") for x in ("q", "k", "v", "o")]
+        names += [f"blocks.{block}.cross_attn.k_img", f"blocks.{block}.ffn.0", f"blocks.{block}.ffn.2"]
+    network = tree(names)
+    for block in range(2):
+        network.get_submodule(f"blocks.{block}.self_attn").add_module("norm_q", nn.LayerNorm(1))
+    return network
+
+
+def below(network: nn.Module, class_name: str) -> set[str]:
+    """Linear and convolution layers inside modules of one of diffusers' classes."""
+    return {
+        f"{outer}.{inner}"
+        for outer, module in network.named_modules()
+        if type(module).__name__ == class_name
+        for inner, layer in module.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d)
+    }
+
+
+def test_motion_layers_of_a_unet3d_are_exactly_those_that_see_several_frames(unet):
+    transformers, convolutions = below(unet, "TransformerTemporalModel"), below(unet, "TemporalConvLayer")
+    motion = layers_of(unet, "motion")
+    assert set(motion) == transformers | convolutions
+    assert set(layers_of(unet, "temporal convolution")) == convolutions
+    assert {type(unet.get_submodule(name)) for name in convolutions} == {nn.Conv3d}
+    assert not set(motion) & below(unet, "Transformer2DModel")
+
+
+def test_role_counts_of_the_sprites_network(unet):
+    counts = {role: len(layers_of(unet, role)) for role in FAMILIES[0].roles}
+    # 1 + 2 + 1 transformers of either kind in down, up and mid blocks; 8 residual blocks with 4 temporal convolutions each.
+    assert counts == {
+        "temporal attention": 4 * 10,
+        "temporal feed-forward": 4 * 2,
+        "temporal convolution": 8 * 4,
+        "temporal input": 10 + 2,
+        "spatial attention": 4 * 4,
+        "cross-attention": 4 * 4,
+        "feed-forward": 4 * 2,
+    }
+    assert len(layers_of(unet, "motion")) == 40 + 8 + 32 + 12
+    everything = layers_of(unet, "everything")
+    assert len(everything) == len(set(everything)) == sum(counts.values())
+
+
+def test_layers_come_in_the_networks_order(unet, wan):
+    for network in (unet, wan):
+        order = {name: index for index, (name, _) in enumerate(network.named_modules())}
+        for role in ("motion", "everything"):
+            indices = [order[name] for name in layers_of(network, role)]
+            assert indices == sorted(indices)
+
+
+def test_unet3d_roles_cover_motion_directors_sites_in_its_order():
+    sites = json.loads(SITES.read_text())
+    temporal, spatial = ([site["module"] for site in sites[kind]] for kind in ("temporal", "spatial"))
+    assert (len(temporal), len(spatial)) == (170, 96)
+    others = ["down_blocks.0.temp_convs.0.conv1.2", "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_q"]
+    others += ["down_blocks.0.attentions.0.proj_in", "down_blocks.0.resnets.0.conv1", "time_embedding.linear_1"]
+    network = tree([*temporal, *spatial, *others])
+
+    def chosen(*roles: str) -> list[str]:
+        wanted = {name for role in roles for name in layers_of(network, role)}
+        return [name for name, _ in network.named_modules() if name in wanted]
+
+    in_order = [name for name, _ in network.named_modules()]
+    ours = chosen("temporal attention", "temporal feed-forward", "temporal input")
+    assert ours == sorted(temporal, key=in_order.index)
+    assert chosen("spatial attention", "feed-forward") == sorted(spatial, key=in_order.index)
+    assert set(layers_of(network, "motion")) == {*temporal, others[0]}
+    assert layers_of(tree([*temporal, others[0]]), "motion")[:10] == temporal[:10]
+
+
+def test_roles_of_wan(wan):
+    family = family_of(wan)
+    assert family.name == "Wan"
+    assert "no layer is about motion alone" in family.remark
+    expected = [f"blocks.{block}.self_attn.{x}" for block in range(2) for x in "qkvo"]
+    assert layers_of(wan, "self-attention") == layers_of(wan, "motion") == expected
+    assert layers_of(wan, "cross-attention") == [name.replace("self", "cross") for name in expected]
+    assert layers_of(wan, "feed-forward") == [f"blocks.{block}.ffn.{x}" for block in range(2) for x in (0, 2)]
+    assert len(layers_of(wan, "everything")) == 2 * (4 + 4 + 2)
+
+
+def test_every_offered_role_is_of_some_family():
+    assert ROLES[0] == "motion"
+    assert ROLES[-1] == "everything"
+    assert set(ROLES[1:-1]) == {role for family in FAMILIES for role in family.roles}
+    assert len(set(ROLES)) == len(ROLES)
+    for family in FAMILIES:
+        assert set(family.motion) <= set(family.roles)
+
+
+def test_role_of_another_family_is_refused_with_those_there_are(unet, wan):
+    with pytest.raises(ValueError, match="UNet3D has no 'self-attention' layers; it has temporal attention, .* Choose"):
+        layers_of(unet, "self-attention")
+    with pytest.raises(ValueError, match="Wan has no 'temporal convolution' layers; it has self-attention, cross-att"):
+        layers_of(wan, "temporal convolution")
+
+
+def test_role_that_nothing_plays_is_refused_by_its_name():
+    network = tree(["down_blocks.0.temp_convs.0.conv1.2", "conv_in"])
+    with pytest.raises(ValueError, match=r"0 of 2 modules match the role 'cross-attention' of UNet3D, which are named"):
+        layers_of(network, "cross-attention")
+
+
+def test_network_of_no_known_family_is_refused_but_open_to_patterns():
+    network = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+    for role in ("motion", "everything"):
+        with pytest.raises(ValueError, match=r"Sequential is no video network of a known family \(UNet3D, Wan\)"):
+            layers_of(network, role)
+    assert matching(network, r"\d") == ["0", "2"]
+
+
+def test_pattern_must_match_the_whole_name_of_an_adaptable_layer(unet):
+    names = matching(unet, r"transformer_in\..*\.to_q")
+    assert names == [f"transformer_in.transformer_blocks.0.attn{index}.to_q" for index in (1, 2)]
+    every = matching(unet, ".*")
+    assert {type(unet.get_submodule(name)) for name in every} == {nn.Linear, nn.Conv2d, nn.Conv3d}
+    assert len(every) == sum(isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d) for layer in unet.modules())
+    with pytest.raises(
+        ValueError, match=rf"0 of {len(every)} modules match 'to_q', which are named like '.+'\. Choose"
+    ):
+        matching(unet, "to_q")
+
+
+def test_bad_regular_expression_is_refused(unet):
+    with pytest.raises(ValueError, match=r"'\(attn' is no regular expression: missing \)"):
+        matching(unet, "(attn")
+
+
+def test_layers_that_pool_or_upsample_by_a_kernel_are_no_choice():
+    network = nn.Sequential(nn.MaxPool2d(2), nn.ConvTranspose2d(1, 1, 2), nn.Unfold(2), nn.Conv2d(1, 1, 1))
+    assert matching(network, ".*") == ["3"]
+    with pytest.raises(ValueError, match=r"0 of 0 modules match '\.\*'\. Choose other layers"):
+        matching(network[:3], ".*")
+
+
+def test_description_counts_what_is_adapted(unet, wan):
+    names = layers_of(wan, "motion")
+    assert describe(wan, names, 5) == "Wan, 5 latent frames, 8 of 25 modules adapted"
+    assert describe(unet, iter(layers_of(unet, "motion")), 8).startswith("UNet3D, 8 latent frames, 92 of ")
+    assert describe(nn.Sequential(nn.Linear(1, 1)), ["0"], 2) == "Sequential, 2 latent frames, 1 of 1 modules adapted"
+
+
+@torch.no_grad()
+def test_frames_meet_only_in_the_motion_layers_of_a_unet3d():
+    torch.manual_seed(0)
+    network = build_unet3d(UNET_CONFIG)
+    x = torch.randn(1, 12, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    changed = x.clone()
+    changed[:, :, -1] += 1
+
+    def first_frame(sample: torch.Tensor) -> torch.Tensor:
+        return network(sample, torch.tensor([500]), encoder_hidden_states=torch.zeros(1, 2, 32)).sample[:, :, 0]
+
+    motion = [network.get_submodule(name) for name in layers_of(network, "motion")]
+    for layer in motion:
+        nn.init.normal_(layer.weight, std=0.05)
+    assert (first_frame(x) - first_frame(changed)).abs().max() > 1e-3
+    for layer in motion:
+        nn.init.zeros_(layer.weight)
+    assert (first_frame(x) - first_frame(changed)).abs().max() < 1e-6
