@@ -15,7 +15,8 @@ from ..sma.clip import ClipRequest, read_clip, write_video
 from ..sma.film import ANIMATION_SUFFIXES, IMAGE_SUFFIXES, image_files
 from .host.progress import say
 
-_EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+# Not named "examples": the host would look for workflow templates there.
+_EXAMPLES = Path(__file__).resolve().parents[1] / "clips"
 _EXAMPLE_MARK = " [example]"
 
 

@@ -66,7 +66,7 @@ def main() -> int:
                 return 1
             videos[name] = client.output_file(entry_of(result.outputs, prompt, "SaveVideo"))
         loras = list((client.base / "output" / "loras").glob("*.safetensors"))
-        source = arguments.clip or harness.ROOT / "examples" / nodes["SMA_LoadMotionClip"]["file"].split(" [")[0]
+        source = arguments.clip or harness.ROOT / "clips" / nodes["SMA_LoadMotionClip"]["file"].split(" [")[0]
         demo_report.collect(DEMO, source, videos, max(loras), nodes["SMA_LoadMotionClip"])
     text = prompt[nodes["KSampler"]["positive"][0]]["inputs"]["text"]
     facts = {"clip": source.name, "prompt": text, "seconds": round(time.monotonic() - started, 1)}

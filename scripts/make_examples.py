@@ -16,4 +16,4 @@ CLIPS = {"red-circle-circling": "circle", "red-circle-back-and-forth": "back"}
 
 for name, motion in CLIPS.items():
     video = Scene("red", "circle", named_path(motion)).render(256)
-    write_video(video.movedim(0, -1), FPS, ROOT / "examples" / f"{name}.mp4")
+    write_video(video.movedim(0, -1), FPS, ROOT / "clips" / f"{name}.mp4")
