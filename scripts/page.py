@@ -42,7 +42,7 @@ def _drive(job: dict[str, Any], timeout: float) -> dict[str, Any]:
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def run_template(client: Client, name: str, *, pack: str = PACK_FOLDER, timeout: float = 600) -> dict[str, Any]:
+def run_template(client: Client, name: str, *, pack: str = PACK_FOLDER, timeout: float = 1200) -> dict[str, Any]:
     """Open a template from the page's template browser and queue it there.
 
     Returns {"event": "execution_success" | "execution_error" | "execution_interrupted" | "refused" | "timeout",

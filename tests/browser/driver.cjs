@@ -17,11 +17,11 @@ async function openPage(job, problems) {
     executablePath: job.chromium,
     args: ["--no-sandbox", "--disable-dev-shm-usage"],
   })
-  const page = await browser.newPage({ viewport: { width: 1800, height: 1000 } })
+  const page = await browser.newPage({ viewport: { width: 2700, height: 1500 } })
   page.setDefaultTimeout(READY)
   page.on("pageerror", (error) => problems.push(`page error: ${error.stack ?? error}`))
   page.on("console", (message) => {
-    if (/Error loading extension/.test(message.text())) problems.push(`console: ${message.text()}`)
+    if (/Error loading (extension|workflow template)/.test(message.text())) problems.push(`console: ${message.text()}`)
   })
   await page.request.post(`${job.url}/api/settings`, { data: SETTINGS })
   await page.goto(job.url)
@@ -34,8 +34,11 @@ async function openTemplate(page, pack, template) {
   await page.locator(".templates-tab-button").click()
   await page.getByRole("button", { name: pack, exact: true }).click()
   await page.getByTestId(`template-workflow-${template}`).click()
-  await page.getByTestId("template-workflows-content").waitFor({ state: "hidden" })
-  await page.waitForFunction(() => window.app.rootGraph.nodes.length > 0)
+  // Where the template's file is not served, the page stays with the graph it had.
+  await page.waitForFunction(
+    (name) => window.app.extensionManager.workflow.activeWorkflow?.filename === name,
+    template,
+  )
 }
 
 // What the page itself complains about, and node types it does not know.
@@ -99,6 +102,8 @@ async function main() {
   try {
     const result = await (job.action === "run" ? run : convert)(job, page, problems)
     console.log(JSON.stringify({ ...result, problems }))
+  } catch (error) {
+    throw new Error([error.message, ...problems].join("\n"), { cause: error })
   } finally {
     if (job.screenshot) await page.screenshot({ path: job.screenshot })
     await browser.close()
