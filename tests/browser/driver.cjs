@@ -9,6 +9,7 @@ const READY = 60_000 // ms; a cold page on a busy two-core machine is slow
 const SETTINGS = {
   "Comfy.VueNodes.Enabled": false, // the classic renderer
   "Comfy.TutorialCompleted": true, // else the first visit opens the template browser by itself
+  "LiteGraph.Canvas.MaximumFps": 5, // the browser draws in software and would take the CPU from the run it watches
   "Comfy.Minimap.Visible": false, // it would cover part of the graph on the screenshot
 }
 
