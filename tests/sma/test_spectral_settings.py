@@ -5,7 +5,17 @@ import math
 import pytest
 import torch
 
-from sma.spectral import OFFICIAL, PAPER, REPAIRED, SpectralSettings, default_levels, global_loss, local_loss
+from sma.spectral import (
+    OFFICIAL,
+    PAPER,
+    REPAIRED,
+    GlobalTransform,
+    LocalTransform,
+    SpectralSettings,
+    default_levels,
+    global_loss,
+    local_loss,
+)
 
 SIZES = [(16, 16), (23, 31), (40, 64), (90, 160)]
 
@@ -19,11 +29,11 @@ def test_default_levels(frames, levels):
 
 def test_presets():
     def row(s: SpectralSettings) -> tuple:
-        return s.residual, s.phase, s.norm, s.zero_border, s.levels_for(16), s.global_weight, s.local_weight
+        return s.residual, s.phase, s.norm, s.zero_border, s.relative, s.levels_for(16), s.global_weight, s.local_weight
 
-    assert row(PAPER) == ("signed", "raw", "backward", True, 4, 0.4, 0.2)
-    assert row(OFFICIAL) == ("absolute", "raw", "backward", False, 3, 0.4, 0.2)
-    assert row(REPAIRED) == ("signed", "wrapped", "ortho", False, 3, 0.4, 0.2)
+    assert row(PAPER) == ("signed", "raw", "backward", True, False, 4, 0.4, 0.2)
+    assert row(OFFICIAL) == ("absolute", "raw", "backward", False, False, 3, 0.4, 0.2)
+    assert row(REPAIRED) == ("signed", "wrapped", "ortho", False, True, 3, 0.4, 0.2)
     assert PAPER.levels_for(8) == 3  # follows the clip
 
 
@@ -93,23 +103,22 @@ def smooth(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
     return clips[0], clips[1]
 
 
-def losses(clips: tuple[torch.Tensor, torch.Tensor], **knobs) -> torch.Tensor:
-    return torch.stack((global_loss(*clips), *local_loss(*clips, **knobs))).squeeze(1)
+def losses(clips: tuple[torch.Tensor, torch.Tensor], settings: SpectralSettings) -> torch.Tensor:
+    x0, x0_hat = clips
+    whole = GlobalTransform.of(x0, settings).compare(x0_hat)
+    return torch.stack((whole, *LocalTransform.of(x0, settings).compare(x0_hat))).squeeze(1)
 
 
+@pytest.mark.parametrize("content", [white, smooth])
 @pytest.mark.parametrize("size", SIZES[1:])
-def test_repaired_losses_of_white_content_do_not_depend_on_resolution(size):
-    torch.testing.assert_close(losses(white(*size)), losses(white(*SIZES[0])), rtol=0.05, atol=0)
-
-
-@pytest.mark.parametrize("size", SIZES[1:])
-def test_relative_losses_of_smooth_content_do_not_depend_on_resolution(size):
-    ours, small = (losses(smooth(*s), relative=True) for s in (size, SIZES[0]))
+def test_repaired_losses_do_not_depend_on_resolution(content, size):
+    ours, small = (losses(content(*s), REPAIRED) for s in (size, SIZES[0]))
     torch.testing.assert_close(ours, small, rtol=0.05, atol=0)
 
 
-def test_relative_losses_of_white_content_do_not_depend_on_resolution():
-    ours, small = (losses(white(*s), relative=True) for s in (SIZES[-1], SIZES[0]))
+@pytest.mark.parametrize("size", SIZES[1:])
+def test_plain_losses_of_white_content_do_not_depend_on_resolution(size):
+    ours, small = (losses(white(*s), SpectralSettings()) for s in (size, SIZES[0]))
     torch.testing.assert_close(ours, small, rtol=0.05, atol=0)
 
 
