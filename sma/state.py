@@ -31,6 +31,37 @@ class StepRecord:
 
 
 @dataclass(frozen=True)
+class Snapshot:
+    """What changes from step to step, copied on its own device: the adapter's values, AdamW's moments, a generator's state."""
+
+    adapter: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    generator: Tensor
+
+    @classmethod
+    def of(cls, adapter: Adapter, optimizer: torch.optim.Optimizer, generator: Tensor) -> Snapshot:
+        """Copies the present values; ``generator`` is a generator's state."""
+        values = {name: value.detach().clone() for name, value in adapter.named_parameters()}
+        moments = {
+            f"{name}.{key}": value.detach().clone()
+            for name, parameter in adapter.named_parameters()
+            for key, value in optimizer.state[parameter].items()
+        }
+        return cls(values, moments, generator.clone())
+
+    def restore(self, adapter: Adapter, optimizer: torch.optim.Optimizer) -> None:
+        """Copies values and moments back; a value without moments here has none afterwards."""
+        adapter.load_state_dict(self.adapter)
+        optimizer.state.clear()
+        for name, parameter in adapter.named_parameters():
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                value = self.optimizer.get(f"{name}.{key}")
+                if value is not None:
+                    # AdamW keeps its step counter on the CPU, its moments beside the values.
+                    optimizer.state[parameter][key] = value.clone() if key == "step" else value.to(parameter, copy=True)
+
+
+@dataclass(frozen=True)
 class TrainingState:
     """Everything a bit-exact resume needs, all on the CPU.
 
@@ -53,12 +84,9 @@ class TrainingState:
         cls, adapter: Adapter, optimizer: torch.optim.Optimizer, generator: Tensor, history: Sequence[StepRecord]
     ) -> TrainingState:
         """Copies the present values; ``generator`` is a generator's state."""
-        moments = {
-            f"{name}.{key}": value.detach().to("cpu", copy=True)
-            for name, parameter in adapter.named_parameters()
-            for key, value in optimizer.state[parameter].items()
-        }
-        return cls(len(history), adapter.state_dict(), moments, generator.clone(), tuple(history))
+        now = Snapshot.of(adapter, optimizer, generator)
+        values, moments = ({name: x.cpu() for name, x in own.items()} for own in (now.adapter, now.optimizer))
+        return cls(len(history), values, moments, now.generator, tuple(history))
 
     def restore(
         self, adapter: Adapter, optimizer: torch.optim.Optimizer, generator: torch.Generator
@@ -68,12 +96,6 @@ class TrainingState:
         Raises:
             ValueError: the state is of other layers or another rank.
         """
-        adapter.load_state_dict(self.adapter)
-        for name, parameter in adapter.named_parameters():
-            for key in ("step", "exp_avg", "exp_avg_sq"):
-                value = self.optimizer.get(f"{name}.{key}")
-                if value is not None:
-                    # AdamW keeps its step counter on the CPU, its moments beside the values.
-                    optimizer.state[parameter][key] = value.clone() if key == "step" else value.to(parameter, copy=True)
+        Snapshot(self.adapter, self.optimizer, self.generator).restore(adapter, optimizer)
         generator.set_state(self.generator)
         return list(self.history)

@@ -15,7 +15,7 @@ from .lora import Adapter
 from .losses import MotionLoss
 from .prediction import Kind, Prediction, add_noise
 from .residuals import at_least_float32
-from .state import StepRecord, TrainingState
+from .state import Snapshot, StepRecord, TrainingState
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 Frames = Literal["all", "one"]
@@ -23,7 +23,7 @@ Schedule = Literal["constant", "cosine"]
 
 
 class NonFiniteLoss(ArithmeticError):
-    """The loss or its gradient became NaN or infinite; the adapter still holds the last good values."""
+    """The loss or its gradient became NaN or infinite; the adapter was set back by one step, see :func:`train`."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,9 @@ def train(
         adapter: attached to the network behind ``denoise``; left in evaluation mode with all groups on.
         state: where an earlier run stopped.
         on_step: called after every step; what it raises ends the run and is passed on. This is how a host cancels.
-        on_stop: called with the state after the last whole step if the run ends by any exception, before it is passed on.
+        on_stop: called with the state after the last whole step if the run ends by any exception, before it is passed on. After
+            a NonFiniteLoss it is the state one step earlier: the failure comes from the values that the last step left, and only
+            from before that step can a lower learning rate lead elsewhere. A run's first state is never gone behind.
 
     Raises:
         ValueError: no clip or phase, clips with fewer than 2 frames, NaN or infinite values, unknown groups, or a denoiser whose
@@ -163,11 +165,13 @@ def train(
     def capture() -> TrainingState:
         return TrainingState.capture(adapter, optimizer, generator_state, history)
 
+    before: Snapshot | None = None
     finished = False
     adapter.train()
     try:
         while len(history) < settings.steps:
             step = len(history)
+            kept = step if before is None else step - 1
             optimizer.zero_grad(set_to_none=True)
             total, terms = 0.0, {}
             for _ in range(settings.accumulation):
@@ -177,21 +181,28 @@ def train(
                     values = loss(prediction, generator)
                     scalar = loss.total_of(values).mean() / settings.accumulation
                     sigmas = prediction.sigma.tolist()
-                    _require_finite(scalar.item(), f"loss at sigma {max(sigmas):.4g}", step)
+                    _require_finite(scalar.item(), f"loss at sigma {max(sigmas):.4g}", step, kept)
                     scalar.backward()
                     total += scalar.item()
                     for name, value in values.items():
                         terms[name] = terms.get(name, ()) + tuple(zip(sigmas, value.tolist(), strict=True))
             limit = settings.clip_norm if settings.clip_norm > 0 else math.inf
             norm = float(torch.nn.utils.clip_grad_norm_(adapter.parameters(), limit))
-            _require_finite(norm, "gradient norm", step)
+            _require_finite(norm, "gradient norm", step, kept)
             optimizer.param_groups[0]["lr"] = rate = settings.learning_rate_at(step)
+            before = Snapshot.of(adapter, optimizer, generator_state)
             optimizer.step()
             history.append(StepRecord(step + 1, total, norm, rate, terms))
             generator_state = generator.get_state()
             if on_step is not None:
                 on_step(StepInfo(history[-1], settings.steps, prediction.x0_hat.detach(), capture))
         finished = True
+    except NonFiniteLoss:
+        if before is not None:
+            before.restore(adapter, optimizer)
+            generator_state = before.generator
+            history.pop()
+        raise
     finally:
         optimizer.zero_grad(set_to_none=True)
         adapter.train(False)
@@ -217,10 +228,10 @@ def _check(clips: Sequence[Tensor], phases: Sequence[Phase], adapter: Adapter) -
             raise ValueError("The clip holds NaN or infinite values; finite ones are needed. Encode the clip again.")
 
 
-def _require_finite(value: float, name: str, step: int) -> None:
+def _require_finite(value: float, name: str, step: int, kept: int) -> None:
     if not math.isfinite(value):
         raise NonFiniteLoss(
-            f"The {name} became {value} in step {step + 1}; the last good state was kept. "
+            f"The {name} became {value} in step {step + 1}; the state after step {kept} was kept. "
             "Lower the learning rate or the loss weights."
         )
 

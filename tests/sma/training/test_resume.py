@@ -153,20 +153,22 @@ def infinite_gradient(number: int, answer: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("meddle", "error", "message"),
+    ("meddle", "error", "message", "steps"),
     [
-        (in_forward, Cancelled, None),
-        (in_backward, Cancelled, None),
+        (in_forward, Cancelled, None, 3),
+        (in_backward, Cancelled, None, 3),
         (
             not_a_number,
             NonFiniteLoss,
-            r"loss at sigma 0\.\d+ became nan in step 4; the last good state was kept. Lower",
+            r"loss at sigma 0\.\d+ became nan in step 4; .* after step 2 was kept. Lower",
+            2,
         ),
-        (infinite_gradient, NonFiniteLoss, r"gradient norm became (inf|nan) in step 4; the last good state was kept"),
+        (infinite_gradient, NonFiniteLoss, r"gradient norm became (inf|nan) in step 4; .* after step 2 was kept", 2),
     ],
 )
-def test_failure_within_a_step_keeps_the_last_whole_one(make_toy, meddle, error, message):
-    """Two forwards a step: the eighth fails, so that half of step 4 is done and its gradients are there."""
+def test_failure_within_a_step_keeps_the_state_to_go_on_from(make_toy, meddle, error, message, steps):
+    """Two forwards a step: the eighth fails, so that half of step 4 is done and its gradients are there. Step 3 is undone
+    where it may be what led to the failure."""
     settings = {"accumulation": 2, "learning_rate": 0.02}
     captured, kept = [], []
     whole = make_toy(dropout=0.3).train(on_step=lambda info: captured.append(info.capture()), **settings).state
@@ -175,10 +177,36 @@ def test_failure_within_a_step_keeps_the_last_whole_one(make_toy, meddle, error,
     with pytest.raises(error, match=message):
         toy.train(on_stop=kept.append, **settings)
     (state,) = kept
-    assert_same(state, captured[2])
+    assert_same(state, captured[steps - 1])
     assert all(torch.equal(value, state.adapter[name]) for name, value in toy.adapter.state_dict().items())
     assert_left_clean(toy)
     assert_same(make_toy(seed=4, dropout=0.3).train(state=state, **settings).state, whole)
+
+
+@pytest.mark.parametrize("good_steps", [0, 3])
+def test_run_that_overflowed_goes_on_from_the_kept_state_at_a_lower_learning_rate(make_toy, good_steps):
+    start = make_toy().train(steps=good_steps, learning_rate=0.02).state if good_steps else None
+    kept = []
+    with pytest.raises(NonFiniteLoss, match=f"in step {good_steps + 2}; the state after step {good_steps} was"):
+        make_toy().train(steps=8, learning_rate=1e25, state=start, on_stop=kept.append)
+    (state,) = kept
+    assert state.step == good_steps
+    history = make_toy(seed=4).train(steps=8, learning_rate=0.02, state=state).state.history
+    assert [record.step for record in history] == list(range(1, 9))
+    assert max(record.loss for record in history) < 1e3
+
+
+def test_run_that_fails_in_its_first_step_keeps_the_state_it_started_from(make_toy):
+    start = make_toy().train(steps=2).state
+    for state in (None, start):
+        toy, kept = make_toy(), []
+        fresh = toy.adapter.state_dict()
+        toy.meddle = lambda number, answer: answer * torch.nan
+        with pytest.raises(NonFiniteLoss, match=f"the state after step {state.step if state else 0} was kept"):
+            toy.train(state=state, on_stop=kept.append)
+        expected = fresh if state is None else state.adapter
+        assert kept[0].step == (0 if state is None else 2)
+        assert all(torch.equal(value, expected[name]) for name, value in kept[0].adapter.items())
 
 
 def test_state_of_another_adapter_is_refused_before_anything_runs(make_toy):
