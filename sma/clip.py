@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import av
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .checks import check_option
 from .film import Film, Shot, fraction, open_film, rate_text, seconds_text
 
 Crop = Literal["centre", "stretch"]
@@ -58,8 +59,7 @@ class ClipRequest:
             raise ValueError(f"fps is {self.fps} and folder_fps {self.folder_fps}; both need at least {MIN_FPS}.")
         if self.stride < 1 or (self.fps is not None and self.stride != 1):
             raise ValueError(f"stride is {self.stride}; use 1 or more, and 1 where fps is given.")
-        if self.crop not in get_args(Crop):
-            raise ValueError(f"Unknown crop {self.crop!r}; use one of {', '.join(get_args(Crop))}.")
+        check_option("crop", self.crop, Crop)
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ class Clip:
 def read_clip(path: Path, request: ClipRequest) -> Clip:
     """Read a clip from a video, an animated gif or webp, or a folder of images in natural order.
 
-    Streams: no more is decoded than from the key frame before `start` to the frame after the last one taken, and only
-    the taken frames are kept. Frames are never repeated. Transparent parts become black.
+    Streams: no more is decoded than from the key frame before `start` (gif and webp: from the first frame) to the frame
+    after the last one taken, and only the taken frames are kept. Frames are never repeated. Transparent parts become black.
 
     Raises:
         ValueError: unreadable file, folder without images or with images of several sizes, film too short, or fps

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
 import av
@@ -54,6 +56,8 @@ def image_files(folder: Path) -> list[Path]:
 
 def open_film(path: Path, *, start: float, folder_fps: float) -> AbstractContextManager[Film]:
     """Open a film near `start` seconds; the shots of a video begin at the key frame before that.
+
+    Nothing is decoded for shots that are not loaded, but for the frames that a loaded one builds upon.
 
     Raises:
         ValueError: the path holds no film. av.FFmpegError, OSError: it cannot be decoded.
@@ -122,23 +126,46 @@ def _upright(frame: av.VideoFrame) -> Image.Image:
 
 @contextmanager
 def _open_animation(path: Path) -> Iterator[Film]:
-    # Pillow, because FFmpeg cannot read animated webp.
-    with Image.open(path) as image:
-        total = getattr(image, "n_frames", 1)
-        times = [Fraction(0)]
-        for i in range(total):
-            image.seek(i)
-            image.load()  # webp knows the duration of a frame only after decoding it
-            duration = image.info.get("duration", 0)
-            times.append(times[-1] + Fraction(int(duration) if duration > 10 else _GIF_DEFAULT_MS, 1000))
+    # Pillow, because FFmpeg cannot read animated webp. Moments come from the headers: Pillow would decode every frame.
+    with Image.open(path, formats=("GIF", "WEBP")) as image:
+        durations = _gif_durations(path) if image.format == "GIF" else _webp_durations(path)
+        times = list(
+            accumulate((Fraction(ms if ms > 10 else _GIF_DEFAULT_MS, 1000) for ms in durations), initial=Fraction(0))
+        )
 
         def load(i: int) -> Image.Image:
-            image.seek(i)
-            return _opaque(image)
+            try:
+                image.seek(i)
+                return _opaque(image)
+            except (EOFError, IndexError, struct.error) as error:  # Pillow's, where a file is cut short
+                raise OSError(f"frame {i + 1} is incomplete") from error
 
+        total = len(times) - 1
         rate = total / times[-1]
         shots = (Shot(time, partial(load, i)) for i, time in enumerate(times[:-1]))
         yield Film(shots, rate, f"{_counted(total, 'frame')} at {rate_text(rate)} fps")
+
+
+def _gif_durations(path: Path) -> list[int]:
+    """Milliseconds of each frame."""
+    with av.open(str(path), format="gif", options={"protocol_whitelist": "file"}) as container:
+        packets = container.demux()
+        return [int(packet.duration * packet.time_base * 1000) for packet in packets if packet.size] or [0]
+
+
+def _webp_durations(path: Path) -> list[int]:
+    """Milliseconds of each frame, from the ANMF chunks of the WebP container; [0] for a still image."""
+    durations = []
+    with path.open("rb") as file:
+        end = 8 + int.from_bytes(file.read(8)[4:], "little")
+        file.seek(12)
+        while file.tell() < end and len(header := file.read(8)) == 8:
+            size = int.from_bytes(header[4:], "little")
+            after = file.tell() + size + size % 2  # chunks are padded to even sizes
+            if header[:4] == b"ANMF":
+                durations.append(int.from_bytes(file.read(16)[12:15], "little"))
+            file.seek(after)
+    return durations or [0]
 
 
 @contextmanager

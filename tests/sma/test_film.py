@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -51,6 +53,62 @@ def test_animations_keep_their_pixels_and_uneven_durations(tmp_path, suffix):
     assert every.report.startswith("6 frames at 6.6667 fps → 6 at 6.25 fps on average (uneven, 0.1 to 0.3 s apart)")
     retimed = read_clip(path, ClipRequest(**size, frame_count=3, fps=2.5))  # 0, 0.4, 0.8 s
     assert torch.equal(retimed.frames, pictures[[0, 3, 5]])
+
+
+def spoil_pixels(path, first):
+    """Overwrites the compressed pixels of frame `first` and all later ones; the structure of the file stays whole."""
+    data = bytearray(path.read_bytes())
+    if path.suffix == ".gif":
+        starts = [m.start() for m in re.finditer(rb"\x00\x21\xf9\x04", data)]  # the end of a block, a frame's control
+        for start in starts[first:]:
+            pixels = data.index(b",", start + 9) + 10  # past the image descriptor
+            pixels += 3 << (data[pixels - 1] & 7) + 1 if data[pixels - 1] & 128 else 0  # past its own palette
+            length = data[pixels + 1]
+            data[pixels + 2 : pixels + 2 + length] = b"\xff" * length
+    else:
+        starts = [m.start() for m in re.finditer(b"ANMF", data)] + [len(data)]
+        for start, end in pairwise(starts[first:]):
+            data[start + 40 : end] = bytes(end - start - 40)  # past the headers of the frame and of its bitstream
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp"])
+def test_a_long_animation_is_decoded_only_as_far_as_it_is_needed(tmp_path, suffix):
+    path = tmp_path / f"anim.{suffix}"
+    pictures = make_animation(path, [100] * 24)
+    spoil_pixels(path, first=8)
+    clip = read_clip(path, ClipRequest(width=35, height=27, frame_count=4, stride=2))
+    assert torch.equal(clip.frames, pictures[[0, 2, 4, 6]])
+    assert clip.report.startswith("24 frames at 10 fps → 4 at 5 fps (stride 2), 0.0-0.8 s")
+    with pytest.raises(ValueError, match=f"anim.{suffix} cannot be read as a clip"):
+        read_clip(path, ClipRequest(width=35, height=27, frame_count=10))
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp"])
+def test_an_animation_under_the_name_of_the_other_kind_is_read(tmp_path, suffix):
+    other = {"gif": "webp", "webp": "gif"}[suffix]
+    pictures = make_animation(tmp_path / f"anim.{suffix}", [50, 250, 100])
+    (tmp_path / f"anim.{suffix}").rename(tmp_path / f"anim.{other}")
+    clip = read_clip(tmp_path / f"anim.{other}", ClipRequest(width=35, height=27, frame_count=0))
+    assert torch.equal(clip.frames, pictures)
+    assert clip.timestamps == pytest.approx((0, 0.05, 0.3))
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp"])
+def test_an_animation_that_was_cut_short_is_read_or_refused_in_one_sentence(tmp_path, suffix):
+    path = tmp_path / f"anim.{suffix}"
+    make_animation(path, [100] * 4, size=(9, 7))
+    data = path.read_bytes()
+    request = ClipRequest(width=9, height=7, frame_count=4)
+    refused = 0
+    for length in range(20, len(data), len(data) // 60):
+        path.write_bytes(data[:length])
+        try:
+            assert len(read_clip(path, request).frames) == 4
+        except ValueError as error:
+            assert str(error).startswith(f"anim.{suffix} ")
+            refused += 1
+    assert refused > 40
 
 
 def test_gif_frames_without_a_duration_last_a_tenth_of_a_second(tmp_path):
