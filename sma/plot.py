@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 Colour = tuple[int, int, int]
 Box = tuple[float, float, float, float]
 
-PAPER, INK, GREY, FAINT = (255, 255, 255), (38, 42, 51), (106, 112, 124), (222, 225, 231)
+WHITE, INK, GREY, FAINT = (255, 255, 255), (38, 42, 51), (106, 112, 124), (222, 225, 231)
 BLUE, ORANGE = (45, 104, 190), (214, 104, 18)
 DIVERGING = ((26, 76, 150), (96, 160, 206), (246, 246, 246), (238, 132, 92), (168, 20, 42))
 SEQUENTIAL = ((24, 15, 62), (96, 27, 116), (178, 52, 104), (243, 112, 72), (253, 205, 114), (252, 253, 191))
@@ -24,7 +24,7 @@ class Plot:
 
     def __init__(self, width: int, height: int, title: str = "", caption: str = "") -> None:
         self.width, self.height = width, height
-        self._image = Image.new("RGB", (width * _SHARP, height * _SHARP), PAPER)
+        self._image = Image.new("RGB", (width * _SHARP, height * _SHARP), WHITE)
         self._draw = ImageDraw.Draw(self._image)
         self.text((24, 34), title, size=25)
         self.text((24, 64), caption, size=16, colour=GREY)
