@@ -7,6 +7,7 @@ A term maps a Prediction to one value per sample, [B]. It does not know whether 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -77,6 +78,7 @@ class LossTerm:
     """One term of a motion loss. Subclasses are frozen dataclasses of their settings."""
 
     kind: ClassVar[str]
+    needs_motion: ClassVar[bool] = False  # cannot be evaluated on one frame
 
     def __call__(self, p: Prediction, generator: torch.Generator) -> Tensor:
         """Value per sample, [B]. `generator` is a CPU generator for terms that draw."""
@@ -106,6 +108,7 @@ class ResidualCosine(LossTerm):
     """See `residual_cosine`."""
 
     kind: ClassVar[str] = "residual_cosine"
+    needs_motion: ClassVar[bool] = True
     absolute: bool = True
     over: Over = "frames"
     space: Space = "noise"
@@ -136,6 +139,7 @@ class SpectralGlobal(LossTerm):
     """`spectral.global_loss` between x0 and x0_hat."""
 
     kind: ClassVar[str] = "spectral_global"
+    needs_motion: ClassVar[bool] = True
     settings: SpectralSettings
     reference: GlobalTransform | None = field(default=None, repr=False, compare=False)
 
@@ -156,6 +160,7 @@ class SpectralLocal(LossTerm):
     """Sum of both values of `spectral.local_loss` between x0 and x0_hat."""
 
     kind: ClassVar[str] = "spectral_local"
+    needs_motion: ClassVar[bool] = True
     settings: SpectralSettings
     reference: LocalTransform | None = field(default=None, repr=False, compare=False)
 
@@ -172,20 +177,50 @@ class SpectralLocal(LossTerm):
 
 
 @dataclass(frozen=True)
+class FunctionTerm(LossTerm):
+    """A plain function of the prediction, [B], as a term."""
+
+    function: Callable[[Prediction], Tensor]
+
+    def __call__(self, p: Prediction, generator: torch.Generator) -> Tensor:
+        value = self.function(p)
+        if value.shape != p.x0.shape[:1]:
+            raise ValueError(
+                f"{self._name} gave a value of shape {list(value.shape)}; a loss term gives one per sample, "
+                f"[{p.x0.shape[0]}]. Leave the mean over the batch to the caller."
+            )
+        return value
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": self._name}
+
+    @property
+    def _name(self) -> str:
+        return getattr(self.function, "__name__", type(self.function).__name__)
+
+
+@dataclass(frozen=True)
 class WeightedTerm:
     """A loss term with the name it is reported under and its weight in the total.
 
-    A weight of 0 means watched: evaluated and reported, without gradient.
+    A weight of 0 means watched: evaluated and reported, without gradient. A plain function prediction -> [B], such as
+    `denoising`, serves as a term too.
 
     Raises:
-        ValueError: negative or non-finite weight.
+        ValueError: negative or non-finite weight, or a term that is neither.
     """
 
     name: str
     weight: float
-    term: LossTerm
+    term: LossTerm | Callable[[Prediction], Tensor]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.term, LossTerm):
+            if isinstance(self.term, type) or not callable(self.term):
+                raise ValueError(
+                    f"The term {self.name} is {self.term!r}; give a LossTerm or a function prediction -> [B]."
+                )
+            object.__setattr__(self, "term", FunctionTerm(self.term))
         if not 0 <= self.weight < math.inf:
             raise ValueError(f"The weight of {self.name} is {self.weight}; it must be 0 or above.")
 
@@ -199,17 +234,28 @@ def spectral_terms(settings: SpectralSettings) -> tuple[WeightedTerm, ...]:
     return tuple(term for term in terms if term.weight > 0)
 
 
+def _weighted(term: object) -> WeightedTerm:
+    if isinstance(term, WeightedTerm):
+        return term
+    if isinstance(term, tuple | list) and len(term) == 3:
+        return WeightedTerm(*term)
+    raise ValueError(f"{term!r} is no weighted term; give (name, weight, term).")
+
+
 @dataclass(frozen=True)
 class MotionLoss:
-    """Named, weighted loss terms, evaluated in order.
+    """Named, weighted loss terms, evaluated in order. A tuple (name, weight, term) may stand for a WeightedTerm.
 
     Raises:
-        ValueError: no term, two terms of one name, or no weight above 0.
+        ValueError: no term, two terms of one name, no weight above 0, or something that is no weighted term.
     """
 
     terms: tuple[WeightedTerm, ...]
 
     def __post_init__(self) -> None:
+        if isinstance(self.terms, WeightedTerm | str) or not isinstance(self.terms, Iterable):
+            raise ValueError(f"The terms are {self.terms!r}; a motion loss needs a list of (name, weight, term).")
+        object.__setattr__(self, "terms", tuple(map(_weighted, self.terms)))
         names = [term.name for term in self.terms]
         if not any(term.weight > 0 for term in self.terms):
             raise ValueError(
@@ -219,9 +265,9 @@ class MotionLoss:
         if twice:
             raise ValueError(f"The motion loss has two terms named {', '.join(sorted(twice))}; remove or rename one.")
 
-    def with_terms(self, *terms: WeightedTerm) -> MotionLoss:
+    def with_terms(self, *terms: WeightedTerm | tuple[str, float, Any]) -> MotionLoss:
         """A motion loss with these terms appended."""
-        return MotionLoss(self.terms + terms)
+        return MotionLoss((*self.terms, *terms))
 
     def bind(self, x0: Tensor) -> MotionLoss:
         """A motion loss that holds the transforms of the reference clip, on its device.

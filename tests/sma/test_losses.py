@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -290,3 +291,45 @@ def test_loss_without_a_weighted_term_is_refused(terms):
 def test_two_terms_of_one_name_are_refused():
     with pytest.raises(ValueError, match="two terms named spectral_global"):
         EVERY_TERM.with_terms(WeightedTerm("spectral_global", 1.0, SpectralGlobal(PAPER)))
+
+
+def test_plain_function_serves_as_a_term_by_name_weight_and_function():
+    p = predicted(batch=3)
+    plain = MotionLoss((WeightedTerm("denoising", 1.0, Denoising()),))
+    for loss in (
+        MotionLoss((WeightedTerm("denoising", 1.0, denoising),)),
+        MotionLoss([("denoising", 1.0, denoising)]),
+        MotionLoss([["denoising", 1.0, Denoising()]]),
+    ):
+        assert torch.equal(loss.bind(p.x0[:1]).total(p, generator()), plain.total(p, generator()))
+        assert json.dumps(loss.describe()) == json.dumps(plain.describe())
+        more = loss.with_terms(("cosine", 2.0, partial(residual_cosine, over="pixels")), *spectral_terms(PAPER))
+        values = more(p, generator())
+        assert list(values) == ["denoising", "cosine", "spectral_global", "spectral_local"]
+        assert torch.equal(values["cosine"], residual_cosine(p, over="pixels"))
+
+
+@pytest.mark.parametrize("term", [3, "denoising", None, Denoising])
+def test_term_that_is_neither_a_loss_term_nor_a_function_is_refused(term):
+    with pytest.raises(ValueError, match="The term motion is .*; give a LossTerm or a function"):
+        WeightedTerm("motion", 1.0, term)
+
+
+@pytest.mark.parametrize("terms", [denoising, "denoising", WeightedTerm("denoising", 1.0, denoising)])
+def test_terms_that_are_no_list_are_refused(terms):
+    with pytest.raises(ValueError, match="a motion loss needs a list of"):
+        MotionLoss(terms)
+
+
+@pytest.mark.parametrize("term", [denoising, ("denoising", denoising), "abc"])
+def test_list_of_something_else_than_weighted_terms_is_refused(term):
+    with pytest.raises(ValueError, match=r"is no weighted term; give \(name, weight, term\)"):
+        MotionLoss([term])
+    with pytest.raises(ValueError, match="is no weighted term"):
+        EVERY_TERM.with_terms(term)
+
+
+def test_function_that_averages_over_the_batch_is_refused():
+    loss = MotionLoss([("mean", 1.0, lambda p: denoising(p).mean())])
+    with pytest.raises(ValueError, match=r"gave a value of shape \[\]; a loss term gives one per sample, \[2\]"):
+        loss(predicted(), generator())
