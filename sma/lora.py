@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks import check_option
+from .checks import check_option, check_whole
 
 Init = Literal["kaiming", "normal_1_over_r"]
 
@@ -260,8 +260,7 @@ def attach(
     names = list(names)
     if not names:
         raise ValueError("0 modules were selected for the adapter; at least 1 is needed. Choose other layers.")
-    if rank < 1:
-        raise ValueError(f"rank is {rank}; it must be at least 1.")
+    check_whole("rank", rank, 1)
     if not 0.0 < alpha < math.inf:
         raise ValueError(f"alpha is {alpha}; it must be above 0 and finite.")
     if not 0.0 <= dropout < 1.0:
@@ -282,10 +281,12 @@ def attach(
             "Choose other layers."
         )
     layers = {}
-    for name in names:
-        weight = getattr(modules[name], "weight", None)
-        place = device if device is not None else (weight.device if weight is not None else "cpu")
-        layers[name] = LoRALayer(name, modules[name], rank, alpha, init, generator, place)
+    # Values born under inference mode could never be trained.
+    with torch.inference_mode(False):
+        for name in names:
+            weight = getattr(modules[name], "weight", None)
+            place = device if device is not None else (weight.device if weight is not None else "cpu")
+            layers[name] = LoRALayer(name, modules[name], rank, alpha, init, generator, place)
     adapter = Adapter(layers, groups, dropout)
     for index, name in enumerate(names):
         adapter._hook(name, modules[name], index)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from .checks import check_option
+from .checks import check_option, check_weight
 from .prediction import Prediction
 from .residuals import at_least_float32, frame_residuals
 from .spectral import GlobalTransform, LocalTransform, SpectralSettings
@@ -66,8 +66,15 @@ def anchor_debiased(p: Prediction, *, anchor: Tensor, beta: float = 1.0) -> Tens
 
     Args:
         anchor: LongTensor [B], the frame that stands for the appearance of each sample, 0 <= anchor < F.
-        beta: how much of the anchor is taken away.
+        beta: how much of the anchor is taken away, 0 or above.
+
+    Raises:
+        ValueError: beta or an anchor is out of range.
     """
+    check_weight("beta", beta)
+    frames = p.output.shape[2]
+    if not ((anchor >= 0) & (anchor < frames)).all():
+        raise ValueError(f"The anchors are {anchor.tolist()}; with {frames} frames each must be 0 to {frames - 1}.")
     error = _error(p)  # phi is linear
     samples = torch.arange(error.shape[0], device=error.device)
     at_anchor = error[samples, :, anchor.to(error.device)].unsqueeze(2)  # [B, C, 1, H, W]
@@ -127,6 +134,9 @@ class Debiased(LossTerm):
 
     kind: ClassVar[str] = "anchor_debiased"
     beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_weight("beta", self.beta)
 
     def __call__(self, p: Prediction, generator: torch.Generator) -> Tensor:
         batch, _, frames = p.output.shape[:3]
@@ -221,8 +231,7 @@ class WeightedTerm:
                     f"The term {self.name} is {self.term!r}; give a LossTerm or a function prediction -> [B]."
                 )
             object.__setattr__(self, "term", FunctionTerm(self.term))
-        if not 0 <= self.weight < math.inf:
-            raise ValueError(f"The weight of {self.name} is {self.weight}; it must be 0 or above.")
+        check_weight(f"The weight of {self.name}", self.weight)
 
 
 def spectral_terms(settings: SpectralSettings) -> tuple[WeightedTerm, ...]:

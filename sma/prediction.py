@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from .checks import check_option
@@ -13,12 +14,12 @@ from .residuals import at_least_float32
 Kind = Literal["eps", "v", "flow", "x0"]
 
 
-def _per_sample(sigma: Tensor, x: Tensor) -> Tensor:
+def _per_sample(sigma: Tensor | float, x: Tensor) -> Tensor:
     """One sigma per sample of x, shaped [B, 1, 1, 1, 1]."""
-    return sigma.to(x).reshape(-1).expand(x.shape[0]).view(-1, 1, 1, 1, 1)
+    return torch.as_tensor(sigma).to(x).reshape(-1).expand(x.shape[0]).view(-1, 1, 1, 1, 1)
 
 
-def add_noise(x0: Tensor, noise: Tensor, sigma: Tensor, kind: Kind) -> Tensor:
+def add_noise(x0: Tensor, noise: Tensor, sigma: Tensor | float, kind: Kind) -> Tensor:
     """Noise a clip as its network expects: (1 - s) x0 + s n for flow, x0 + s n for the others.
 
     Args:
@@ -74,7 +75,7 @@ class Prediction:
         x0: Tensor,
         noise: Tensor,
         x_t: Tensor,
-        sigma: Tensor,
+        sigma: Tensor | float,
         x0_hat: Tensor,
         kind: Kind,
         mask: Tensor | None = None,
@@ -83,7 +84,7 @@ class Prediction:
 
         Args:
             x0, noise, x_t, x0_hat: [B, C, F, H, W].
-            sigma: [B] or one value for all, above 0.
+            sigma: [B] or one value for all, above 0. Not checked, which would halt a GPU: 0 gives NaN.
             kind: "eps", "v", "flow" or "x0".
             mask: see the class.
 

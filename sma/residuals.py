@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .checks import check_frames
+
 
 def at_least_float32(x: Tensor) -> Tensor:
     """Raise half and bfloat16 to float32; float32 and float64 come back as they are."""
@@ -28,9 +30,6 @@ def frame_residuals(x: Tensor, *, absolute: bool = False) -> Tensor:
     """
     if x.ndim != 5:
         raise ValueError(f"The clip has shape {list(x.shape)}; motion needs [batch, channels, frames, height, width].")
-    if x.shape[2] < 2:
-        raise ValueError(
-            f"The clip has {x.shape[2]} frame; motion needs at least 2. Raise frame_count or pick a longer clip."
-        )
+    check_frames(x.shape[2])
     residual = at_least_float32(x).diff(dim=2)
     return residual.abs() if absolute else residual

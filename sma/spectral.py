@@ -14,21 +14,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .checks import check_option
+from .checks import check_frames, check_option, check_weight, check_whole
 from .residuals import frame_residuals
-from .wavelets import check_levels, check_wavelet, temporal_dwt
+from .wavelets import check_wavelet, temporal_dwt
 
 Residual = Literal["signed", "absolute"]
-Phase = Literal["wrapped", "raw"]
+PhaseDifference = Literal["wrapped", "raw"]
 Norm = Literal["ortho", "backward"]
 
 
 def default_levels(frames: int) -> int:
     """Wavelet levels for a clip of `frames` frames: max(1, floor(log2(frames - 1))). 8 -> 2, 16 -> 3, 21 -> 4."""
-    if frames < 2:
-        raise ValueError(
-            f"The clip has {frames} frame; motion needs at least 2. Raise frame_count or pick a longer clip."
-        )
+    check_frames(frames)
     return max(1, (frames - 1).bit_length() - 1)
 
 
@@ -43,9 +40,13 @@ class SpectralSettings:
     wave: str = "haar"  # any discrete wavelet of PyWavelets
     levels: int | None = None  # None: default_levels(frames) + extra_levels
     extra_levels: int = 0
-    level_weights: tuple[float, ...] | None = None  # approximation first, then details finest first; None: all 1
+    level_weights: Sequence[float] | None = (
+        None  # kept as a tuple; approximation first, then details finest first; None: all 1
+    )
     residual: Residual = "signed"
-    phase: Phase = "wrapped"  # wrapped: angle differences in (-pi, pi]; raw: principal angles subtracted, up to 2 pi
+    phase: PhaseDifference = (
+        "wrapped"  # wrapped: angle differences in (-pi, pi]; raw: principal angles subtracted, up to 2 pi
+    )
     norm: Norm = "ortho"  # backward: unnormalised FFT, amplitudes grow with sqrt(height * width)
     delta: float = 0.05  # how strongly low frequencies weigh more, at least 0
     base: float = 1.0  # weight of the highest frequency, at least 0
@@ -55,16 +56,18 @@ class SpectralSettings:
     local_weight: float = 0.2
 
     def __post_init__(self) -> None:
-        for name, options in (("residual", Residual), ("phase", Phase), ("norm", Norm)):
+        for name, options in (("residual", Residual), ("phase", PhaseDifference), ("norm", Norm)):
             check_option(name, getattr(self, name), options)
         check_wavelet(self.wave)
-        for name in ("extra_levels", "delta", "base", "global_weight", "local_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or above.")
-        if self.level_weights is not None and any(not 0 <= weight < math.inf for weight in self.level_weights):
-            raise ValueError(f"level_weights are {self.level_weights}; each must be 0 or above.")
+        check_whole("extra_levels", self.extra_levels, 0)
+        for name in ("delta", "base", "global_weight", "local_weight"):
+            check_weight(name, getattr(self, name))
+        if self.level_weights is not None:
+            object.__setattr__(self, "level_weights", tuple(self.level_weights))
+            if any(not 0 <= weight < math.inf for weight in self.level_weights):
+                raise ValueError(f"level_weights are {self.level_weights}; each must be 0 or above.")
         if self.levels is not None:
-            check_levels(self.levels)
+            check_whole("levels", self.levels, 1)
             self.level_weights_for(self.levels)
 
     def levels_for(self, frames: int) -> int:
@@ -138,7 +141,9 @@ def _mean(x: Tensor) -> Tensor:
     return x.flatten(1).mean(1)
 
 
-def _check_same_shape(reference: tuple[int, ...], clip: Tensor) -> None:
+def _check_same_shape(reference: tuple[int, ...], batch: int, clip: Tensor) -> None:
+    if batch != clip.shape[0] and 1 not in (batch, clip.shape[0]):
+        raise ValueError(f"The clips are batches of {batch} and {clip.shape[0]}; both must be equal, or one of them 1.")
     shape = tuple(clip.shape[1:])
     if shape != reference:  # broadcasting would hide some of these
         raise ValueError(
@@ -164,7 +169,7 @@ class GlobalTransform:
 
     def compare(self, clip: Tensor) -> Tensor:
         """Weighted sum over bands of the mean absolute difference to a clip [B, C, F, H, W]; [B]."""
-        _check_same_shape(self.shape, clip)
+        _check_same_shape(self.shape, self.bands[0].shape[0], clip)
         weights = self.settings.level_weights_for(len(self.bands) - 1)
         bands = GlobalTransform.of(clip, self.settings).bands
         terms = [w * _mean((a - b).abs()) for w, a, b in zip(weights, self.bands, bands, strict=True)]
@@ -199,7 +204,7 @@ class LocalTransform:
 
     def compare(self, clip: Tensor) -> tuple[Tensor, Tensor]:
         """Amplitude distance [B] and angle distance [B] to a clip [B, C, F, H, W]; see local_loss."""
-        _check_same_shape(self.shape, clip)
+        _check_same_shape(self.shape, self.amplitude.shape[0], clip)
         amplitude, angle = _spectrum(clip, self.settings)
         amplitude = (self.amplitude - amplitude).abs()
         angle = self.angle - angle
@@ -235,7 +240,7 @@ def global_loss(
     Each band counts by its mean, so short bands weigh as much as long ones.
 
     Args:
-        x0, x0_hat: [B, C, F, H, W], F >= 2.
+        x0, x0_hat: [B, C, F, H, W], F >= 2; one of them may have a batch of 1.
         wave: a discrete wavelet of PyWavelets.
         levels: 1 or more; None means default_levels(F). More than log2(F - 1) is legal.
         level_weights: levels + 1 values, approximation first, then details finest first; None means all 1.
@@ -244,8 +249,7 @@ def global_loss(
     Returns:
         [B], at least float32.
     """
-    weights = None if level_weights is None else tuple(level_weights)
-    settings = SpectralSettings(wave=wave, levels=levels, level_weights=weights, residual=residual)
+    settings = SpectralSettings(wave=wave, levels=levels, level_weights=level_weights, residual=residual)
     return GlobalTransform.of(x0, settings).compare(x0_hat)
 
 
@@ -254,7 +258,7 @@ def local_loss(
     x0_hat: Tensor,
     *,
     residual: Residual = "signed",
-    phase: Phase = "wrapped",
+    phase: PhaseDifference = "wrapped",
     norm: Norm = "ortho",
     delta: float = 0.05,
     base: float = 1.0,
@@ -269,7 +273,7 @@ def local_loss(
     count by x0's amplitude.
 
     Args:
-        x0, x0_hat: [B, C, F, H, W], F >= 2.
+        x0, x0_hat: [B, C, F, H, W], F >= 2; one of them may have a batch of 1.
         residual, phase, norm, delta, base, zero_border: see SpectralSettings.
         relative: measure against the amplitudes of x0.
 

@@ -166,6 +166,7 @@ def test_state_of_other_layers_or_rank_is_refused_whole(network):
         ({"groups": {"a": NAMES, "b": ["inner.2"]}}, "'inner.2' is selected 1 times and in groups 2 times"),
         ({"groups": GROUPS | {"b": ["inner.9"]}}, "'inner.9' is selected 0 times and in groups 1 times"),
         ({"rank": 0}, "rank is 0; it must be at least 1"),
+        ({"rank": 2.5}, "rank is 2.5; it must be a whole number"),
         ({"alpha": 0.0}, "alpha is 0.0; it must be above 0"),
         ({"alpha": math.nan}, "alpha is nan"),
         ({"alpha": math.inf}, "alpha is inf"),

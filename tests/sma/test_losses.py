@@ -152,6 +152,20 @@ def test_debiased_error_equals_the_written_out_form_with_one_anchor_per_sample()
     torch.testing.assert_close(anchor_debiased(p, anchor=anchor, beta=beta), torch.stack(expected))
 
 
+@pytest.mark.parametrize("anchor", [[0, 8], [-1, 3]])
+def test_anchor_outside_the_clip_is_refused(anchor):
+    with pytest.raises(ValueError, match=r"The anchors are \[.*\]; with 8 frames each must be 0 to 7"):
+        anchor_debiased(predicted(), anchor=torch.tensor(anchor))
+
+
+@pytest.mark.parametrize("beta", [-0.5, math.nan, math.inf])
+def test_bad_beta_is_refused(beta):
+    with pytest.raises(ValueError, match="beta is .*; it must be 0 or above and finite"):
+        Debiased(beta)
+    with pytest.raises(ValueError, match="beta is .*; it must be 0 or above and finite"):
+        anchor_debiased(predicted(), anchor=torch.zeros(2, dtype=torch.long), beta=beta)
+
+
 def test_debiased_term_draws_its_anchors_from_the_generator():
     p = predicted(batch=3)
     anchor = torch.randint(8, (3,), generator=generator(5))

@@ -87,11 +87,12 @@ def test_gradient_reaches_the_estimate_through_output_and_noise(clips, kind):
         assert (gradient != 0).all()
 
 
-@pytest.mark.parametrize("sigma", [torch.tensor(0.5), torch.tensor([0.5]), torch.full((3, 1, 1, 1, 1), 0.5)])
+@pytest.mark.parametrize("sigma", [0.5, torch.tensor(0.5), torch.tensor([0.5]), torch.full((3, 1, 1, 1, 1), 0.5)])
 def test_one_sigma_serves_every_sample(clips, sigma):
     x0, noise, x0_hat = clips
     p = Prediction.from_denoised(x0, noise, x0 + 0.5 * noise, sigma, x0_hat, "eps")
     assert p.sigma.tolist() == [0.5] * 3
+    assert torch.equal(add_noise(x0, noise, sigma, "eps"), x0 + 0.5 * noise)
     torch.testing.assert_close(p.output, (x0 + 0.5 * noise - x0_hat) / 0.5)
 
 

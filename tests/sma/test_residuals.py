@@ -36,9 +36,10 @@ def test_residuals_are_taken_in_at_least_float32(given, worked):
     assert residual.item() == (x[0, 0, 1].double() - x[0, 0, 0].double()).item()
 
 
-def test_one_frame_is_refused():
-    with pytest.raises(ValueError, match="has 1 frame; motion needs at least 2"):
-        frame_residuals(torch.zeros(1, 3, 1, 4, 4))
+@pytest.mark.parametrize(("frames", "said"), [(0, "0 frames"), (1, "1 frame")])
+def test_too_few_frames_are_refused(frames, said):
+    with pytest.raises(ValueError, match=f"The clip has {said}; motion needs at least 2. Raise frame_count or pick"):
+        frame_residuals(torch.zeros(1, 3, frames, 4, 4))
 
 
 def test_an_image_batch_is_refused():

@@ -40,7 +40,9 @@ def test_presets():
 @pytest.mark.parametrize(
     ("knobs", "message"),
     [
-        ({"levels": 0}, "levels is 0.*at least 1"),
+        ({"levels": 0}, "levels is 0; it must be at least 1"),
+        ({"levels": 2.0}, "levels is 2.0; it must be a whole number"),
+        ({"extra_levels": 1.5}, "extra_levels is 1.5; it must be a whole number"),
         ({"extra_levels": -1}, "extra_levels is -1"),
         ({"wave": "db99"}, "Unknown wavelet 'db99'"),
         ({"residual": "squared"}, "Unknown residual 'squared'; use one of signed, absolute"),
@@ -76,8 +78,41 @@ def test_one_frame_is_refused():
     for loss in (global_loss, local_loss):
         with pytest.raises(ValueError, match="has 1 frame; motion needs at least 2"):
             loss(torch.zeros(1, 3, 1, 4, 4), torch.zeros(1, 3, 1, 4, 4))
-    with pytest.raises(ValueError, match="has 1 frame"):
+    with pytest.raises(ValueError, match="has 1 frame;"):
         default_levels(1)
+    with pytest.raises(ValueError, match="has 0 frames;"):
+        default_levels(0)
+    with pytest.raises(ValueError, match="frames is 8.0; it must be a whole number"):
+        default_levels(8.0)
+
+
+@pytest.mark.parametrize("batches", [(2, 3), (3, 2), (2, 0)])
+def test_batches_that_differ_are_refused(batches):
+    a, b = (torch.zeros(batch, 3, 8, 4, 4) for batch in batches)
+    for loss in (global_loss, local_loss):
+        with pytest.raises(ValueError, match=f"batches of {a.shape[0]} and {b.shape[0]}; both must be equal, or one"):
+            loss(a, b)
+
+
+def test_one_clip_is_compared_with_every_one_of_a_batch():
+    clips = torch.randn(3, 2, 5, 4, 6, generator=torch.Generator().manual_seed(0))
+    one, batch = clips[:1], clips[1:]
+    for first, second in ((one, batch), (batch, one)):
+        torch.testing.assert_close(
+            torch.stack([global_loss(first, second), *local_loss(first, second, relative=True)]),
+            torch.stack(
+                [
+                    global_loss(first.expand_as(batch), second.expand_as(batch)),
+                    *local_loss(first.expand_as(batch), second.expand_as(batch), relative=True),
+                ]
+            ),
+        )
+
+
+def test_level_weights_given_as_a_list_are_kept_as_a_tuple():
+    settings = SpectralSettings(levels=1, level_weights=[1.0, 0.5])
+    assert settings == SpectralSettings(levels=1, level_weights=(1.0, 0.5))
+    assert hash(settings) == hash(SpectralSettings(levels=1, level_weights=(1.0, 0.5)))
 
 
 def white(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:

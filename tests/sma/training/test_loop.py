@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from sma.lora import attach
 from sma.losses import Denoising, MotionLoss, WeightedTerm
 from sma.spectral import REPAIRED, global_loss
 from sma.training import Phase, TrainingSettings
@@ -242,3 +243,16 @@ def test_half_precision_clips_are_noised_in_float32(make_toy):
     toy.clips = [clip.bfloat16() for clip in toy.clips]
     toy.train(steps=2)
     assert {(call.x_t.dtype, call.sigma.dtype) for call in toy.calls} == {(torch.float32, torch.float32)}
+
+
+def test_adapter_attached_under_inference_mode_trains(make_toy):
+    toy, again = make_toy(), make_toy()
+    again.adapter.detach()
+    with torch.inference_mode():
+        generator = torch.Generator().manual_seed(0)
+        groups = again.adapter.groups
+        again.adapter = attach(again.network, ["0", "2"], rank=3, alpha=3.0, groups=groups, generator=generator)
+    assert not any(value.is_inference() for value in again.adapter.parameters())
+    trained, expected = again.train().state, toy.train().state
+    assert trained.history == expected.history
+    assert all(torch.equal(value, expected.adapter[name]) for name, value in trained.adapter.items())
