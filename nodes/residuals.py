@@ -48,6 +48,7 @@ class MotionResiduals(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip: Tensor | dict[str, Any]) -> io.NodeOutput:
+        _check_finite(clip if isinstance(clip, Tensor) else clip["samples"])
         if isinstance(clip, Tensor):
             signed = frame_residuals(clip.movedim(-1, 0)[None])  # [F, H, W, C] to [1, C, F-1, H, W]
             residuals: Tensor | dict[str, Tensor] = 0.5 + signed[0].movedim(0, -1) / 2
@@ -61,3 +62,12 @@ class MotionResiduals(io.ComfyNode):
                 residuals = {"samples": signed}
         pictures = to_images(residual_pictures(signed[0]))
         return io.NodeOutput(residuals, pictures, ui=ui.PreviewImage(pictures, cls=cls))
+
+
+def _check_finite(values: Tensor) -> None:
+    wrong = values.numel() - int(values.isfinite().sum())
+    if wrong:
+        raise ValueError(
+            f"The clip holds {wrong} NaN or infinite values of {values.numel()}; residuals need finite ones. "
+            "Make the clip again, or encode it with the VAE in float32."
+        )
