@@ -14,6 +14,7 @@ from comfy_api.latest import io, ui
 from ..sma.clip import ClipRequest, read_clip, write_video
 from ..sma.film import ANIMATION_SUFFIXES, IMAGE_SUFFIXES, image_files
 from .host.progress import say
+from .host.vae import frame_counts, nearest_side, what_it_sees
 
 # Not named "examples": the host would look for workflow templates there.
 _EXAMPLES = Path(__file__).resolve().parents[1] / "clips"
@@ -143,6 +144,13 @@ class LoadMotionClip(io.ComfyNode):
                     display_name="fps of image folder",
                     tooltip="Only for a folder of images, which does not know how fast it was filmed.",
                 ),
+                # Last, so that it moves no widget of a saved workflow.
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip="The VAE that will encode the clip. When connected, the report says how many frames and "
+                    "pixels it sees: VAE Encode cuts off the rest, and many video VAEs take only 4n+1 or 8n+1 frames.",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="images", tooltip="The frames, for VAE Encode."),
@@ -162,10 +170,15 @@ class LoadMotionClip(io.ComfyNode):
         return f"There is no clip {file!r} in ComfyUI's input folder. Pick or upload one."
 
     @classmethod
-    def fingerprint_inputs(cls, file: str, **_: Any) -> list[tuple[str, int]]:
-        path = _path(file)
-        files = image_files(path) if path.is_dir() else [path]
-        return [(entry.name, entry.stat().st_mtime_ns) for entry in files]
+    def fingerprint_inputs(cls, file: str | None, **_: Any) -> list[tuple[str, int]]:
+        if file is None:  # linked: what feeds it decides whether to run again
+            return []
+        try:
+            path = _path(file)
+            files = image_files(path) if path.is_dir() else [path]
+            return [(entry.name, entry.stat().st_mtime_ns) for entry in files]
+        except (OSError, ValueError):  # gone or out of bounds, which execute tells the user
+            return []
 
     @classmethod
     def execute(
@@ -178,6 +191,7 @@ class LoadMotionClip(io.ComfyNode):
         height: int,
         crop: str,
         folder_fps: float,
+        vae: Any = None,
     ) -> io.NodeOutput:
         request = ClipRequest(
             width=width,
@@ -190,9 +204,12 @@ class LoadMotionClip(io.ComfyNode):
             folder_fps=folder_fps,
         )
         clip = read_clip(_path(file), request)
-        say(cls.hidden.unique_id, clip.report)
+        report = clip.report
+        if vae is not None:
+            report += f"; {what_it_sees(vae, len(clip.frames), height, width)}"
+        say(cls.hidden.unique_id, report)
         preview = cls._preview(clip.frames, clip.fps)
-        return io.NodeOutput(clip.frames, clip.fps, len(clip.frames), clip.report, ui=preview)
+        return io.NodeOutput(clip.frames, clip.fps, len(clip.frames), report, ui=preview)
 
     @classmethod
     def _preview(cls, frames: torch.Tensor, fps: float) -> ui.PreviewVideo:
@@ -242,12 +259,9 @@ class EmptyVideoLatent(io.ComfyNode):
         factor = vae.spacial_compression_encode()
         for side, pixels in (("Width", width), ("Height", height)):
             if pixels % factor:
-                near = max(1, round(pixels / factor)) * factor
+                near = nearest_side(vae, pixels)
                 raise ValueError(f"{side} is {pixels}; this VAE needs multiples of {factor}. Use {near}.")
-        frames = decoded = frame_count
-        if isinstance(vae.downscale_ratio, tuple):  # (frames to latent frames, factor, factor)
-            frames = vae.downscale_ratio[0](frame_count)
-            decoded = vae.upscale_ratio[0](frames)
+        frames, decoded = frame_counts(vae, frame_count)
         shape = (batch_size, vae.latent_channels, frames, height // factor, width // factor)
         latent = torch.zeros(shape, device=vae.output_device)
         short = "" if decoded == frame_count else f" ({frame_count} asked; this VAE cannot make that number)"

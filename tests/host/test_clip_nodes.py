@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import json
 import os
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import pytest
@@ -17,6 +21,11 @@ from tiny_models import write_wan
 def vae_name(host):
     """A tiny random Wan VAE: 8 pixels to a latent pixel, 1 + 4n frames to 1 + n latent frames."""
     return write_wan(host.base / "models")[1]
+
+
+@pytest.fixture
+def wan(host, vae_name):
+    return host.call("VAELoader", vae_name=vae_name)[0]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +47,7 @@ def clips(host, vae_name):
 
 @pytest.fixture
 def example(host, clips, tmp_path, monkeypatch):
-    """A pack whose examples folder holds film.mp4."""
+    """A pack whose own clips are film.mp4 alone, as drift.mp4."""
     shutil.copy(clips / "film.mp4", tmp_path / "drift.mp4")
     monkeypatch.setattr(host.module("nodes.clip"), "_EXAMPLES", tmp_path)
     return "drift.mp4 [example]"
@@ -75,6 +84,18 @@ def prompt(file, **changes):
     }
 
 
+def encode(host, vae, images):
+    return host.call("VAEEncode", pixels=images, vae=vae)[0]["samples"]
+
+
+def fingerprint(graph, node_id):
+    """The fingerprint that the host keeps of a node before a run."""
+    import execution
+    from comfy_execution.graph import DynamicPrompt
+
+    return asyncio.run(execution.IsChangedCache("prompt", DynamicPrompt(copy.deepcopy(graph)), None).get(node_id))
+
+
 def refusal(graph):
     """Why the host refuses a prompt; "" where it takes it."""
     import execution
@@ -83,7 +104,7 @@ def refusal(graph):
     return "" if valid else str(errors)
 
 
-def test_the_list_names_films_gifs_image_folders_and_examples(host, clips, example):
+def test_the_list_names_films_gifs_image_folders_and_the_packs_own_clips(host, clips, example):
     schema = host.module("nodes.clip").LoadMotionClip.define_schema()
     assert schema.inputs[0].options == ["film.mp4", "loop.gif", "walk/", example]
 
@@ -106,7 +127,7 @@ def test_the_preview_is_the_clip_itself(host, clips):
     assert (torch.stack(shown) - images[:, :16, :20]).abs().mean() < 0.05
 
 
-def test_folders_gifs_subfolders_and_examples_load(host, clips, example):
+def test_folders_gifs_subfolders_and_the_packs_own_clips_load(host, clips, example):
     stride = {"timing": "stride", "stride": 1}
     assert load(host, "walk/", timing=stride)[3].startswith("5 images at 8 fps → 4 at 8 fps")
     assert load(host, "walk/", timing=stride, folder_fps=2.0)[1] == 2.0
@@ -127,7 +148,7 @@ def test_the_host_refuses_everything_else(host, clips, file):
         load(host, file)
 
 
-def test_examples_cannot_lead_out_of_their_folder(host, example, tmp_path):
+def test_the_packs_own_clips_cannot_lead_out_of_their_folder(host, example, tmp_path):
     assert refusal(prompt(example)) == ""
     shutil.copy(tmp_path / "drift.mp4", tmp_path.parent / "secret.mp4")
     assert "no clip" in refusal(prompt("../secret.mp4 [example]"))
@@ -150,8 +171,72 @@ def test_a_changed_file_is_read_again(host, clips):
     assert folder != node.fingerprint_inputs(file="walk/")
 
 
-def test_empty_latents_are_as_large_as_what_the_vae_makes_of_a_clip(host, vae_name, said):
-    (wan,) = host.call("VAELoader", vae_name=vae_name)
+def test_a_linked_file_is_no_reason_to_run_again(host, clips, caplog):
+    graph = prompt(["9", 0])
+    graph["9"] = {"class_type": "PrimitiveString", "inputs": {"value": "film.mp4"}}
+    assert fingerprint(graph, "1") == fingerprint(graph, "1")
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("file", ["gone.mp4", "gone/", "../../etc/passwd", "gone.mp4 [example]"])
+def test_a_clip_that_is_gone_is_left_to_the_run_to_refuse(host, clips, file):
+    assert host.node("SMA_LoadMotionClip").fingerprint_inputs(file=file, start=0.0) == []
+
+
+def test_the_report_tells_the_frames_a_video_vae_leaves_out(host, clips, wan, said):
+    images, _, count, report = load(host, "film.mp4", frame_count=8, width=32, height=16, vae=wan)
+    assert report.endswith("→ 32x16 centre crop; this VAE sees 5 of the 8 frames, choose 5 or 9")
+    assert said[-1] == report
+    assert count == len(images) == 8
+    spoilt = images.clone()
+    spoilt[5:] = 1 - spoilt[5:]
+    assert torch.equal(encode(host, wan, spoilt), encode(host, wan, images))
+    spoilt[4] = 1 - spoilt[4]
+    assert not torch.equal(encode(host, wan, spoilt), encode(host, wan, images))
+    assert load(host, "film.mp4", frame_count=3, width=32, height=16, vae=wan)[3].endswith("3 frames, choose 5")
+
+
+@pytest.mark.parametrize("frames", [5, 9])
+def test_the_report_says_where_the_vae_sees_everything(host, clips, wan, frames):
+    *_, report = load(host, "film.mp4", frame_count=frames, width=32, height=16, vae=wan)
+    assert report.endswith("→ 32x16 centre crop; this VAE sees all of it")
+
+
+def test_the_report_tells_the_pixels_a_vae_crops(host, clips, wan):
+    images, *_, report = load(host, "film.mp4", frame_count=5, width=36, height=30, vae=wan)
+    assert report.endswith("; this VAE sees 32x24 of the 36x30 pixels, choose multiples of 8 such as 32x32")
+    spoilt = torch.ones_like(images)
+    spoilt[:, 3:27, 2:34] = images[:, 3:27, 2:34]
+    assert torch.equal(encode(host, wan, spoilt), encode(host, wan, images))
+    *_, report = load(host, "film.mp4", frame_count=8, width=36, height=32, vae=wan)
+    assert report.endswith(
+        "; this VAE sees 5 of the 8 frames, choose 5 or 9; "
+        "it sees 32x32 of the 36x32 pixels, choose multiples of 8 such as 32x32"
+    )
+
+
+def test_vaes_that_take_each_frame_by_itself_leave_none_out(host, clips):
+    sprites = host.module("nodes.host.sprites").SpritesVAE()
+    assert load(host, "film.mp4", frame_count=8, vae=sprites)[3].endswith("; this VAE sees all of it")
+    still = SimpleNamespace(downscale_ratio=8, crop_input=True, spacial_compression_encode=lambda: 8)
+    assert load(host, "film.mp4", frame_count=6, height=24, width=24, vae=still)[3].endswith("sees all of it")
+    still.crop_input = False  # pads instead
+    assert load(host, "film.mp4", frame_count=6, vae=still)[3].endswith("sees all of it")
+
+
+def test_the_vae_socket_is_last_and_moves_no_widget_of_saved_workflows(host):
+    *widgets, last = host.module("nodes.clip").LoadMotionClip.define_schema().inputs
+    assert last.id == "vae" and last.optional and last.get_io_type() == "VAE"
+    order = ["file", "start", "frame_count", "timing", "width", "height", "crop", "folder_fps"]
+    assert [widget.id for widget in widgets] == order
+    saved = json.loads((Path(__file__).parents[2] / "workflows" / "sprites-motion-transfer.json").read_text())
+    (node,) = (node for node in saved["nodes"] if node["type"] == "SMA_LoadMotionClip")
+    slots = [slot["name"] for slot in node["inputs"] if "widget" in slot]
+    assert slots == [*order[:4], "timing.fps", *order[4:], "upload"]
+    assert len(node["widgets_values"]) == len(slots)
+
+
+def test_empty_latents_are_as_large_as_what_the_vae_makes_of_a_clip(host, wan, said):
     vaes = {"sprites": host.module("nodes.host.sprites").SpritesVAE(), "wan": wan}
     for vae, frames, told in (
         ("sprites", 7, "7 frames"),
@@ -184,6 +269,15 @@ def test_residuals_keep_the_kind_of_what_came_in(host):
     batch = torch.randn(5, 4, 6, 8)  # what image VAEs make of 5 frames
     residuals, _ = host.call("SMA_MotionResiduals", clip={"samples": batch})
     assert torch.equal(residuals["samples"], batch[1:] - batch[:-1])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_residuals_of_values_that_are_no_numbers_are_refused_with_their_count(host, value):
+    frames, video, batch = torch.rand(5, 4, 6, 3), torch.randn(1, 16, 5, 4, 6), torch.randn(5, 4, 6, 8)
+    for clip, values in ((frames, frames), ({"samples": video}, video), ({"samples": batch}, batch)):
+        values.view(-1)[:3] = value
+        with pytest.raises(ValueError, match=f"holds 3 NaN or infinite values of {values.numel()}; residuals"):
+            host.call("SMA_MotionResiduals", clip=clip)
 
 
 def test_a_single_frame_has_no_residuals(host):
