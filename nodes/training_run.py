@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ..sma.files import MotionLoRA, save_lora, save_state
@@ -27,11 +26,11 @@ class TrainingRun:
         node_id: the node that reports.
         model: the host's MODEL, for previews.
         adapter: what is trained.
-        metadata: goes into every LoRA file.
+        metadata: goes into every LoRA file; ``adapted`` is what the node says it trained.
         steps: optimizer steps in all.
         first_step: steps a resumed state has behind it.
         save_every: steps between checkpoints, 0 for none.
-        prefix: file name prefix below output/loras and output/spectral_motion.
+        prefix: file name prefix below output/loras and output/spectral_motion; the host refuses one that leads outside.
     """
 
     def __init__(
@@ -53,9 +52,10 @@ class TrainingRun:
         self.first_step = first_step
         self.save_every = save_every
         self.prefix = prefix
+        # Found before training: a bad prefix must not cost the state when the run is cut short.
+        self.state_path = paths.next_state(prefix)
         self.progress = Progress(model, steps, node_id)
         self.started = time.monotonic()
-        self._state_path: Path | None = None
 
     def on_step(self, info: StepInfo) -> None:
         """Reports a step, saves a checkpoint when one is due, and raises the host's cancel."""
@@ -64,7 +64,7 @@ class TrainingRun:
         text = f"step {step}/{self.steps}  loss {info.record.loss:.4f}  {pace:.2f} steps/s"
         self.progress.update(step, text, info.x0_hat)
         if self.save_every and step % self.save_every == 0:
-            self._save(info.capture())
+            save_state(info.capture(), self.state_path)
             path = paths.next_lora(f"{self.prefix}_step{step:05}")
             save_lora(self.adapter.export(LORA_PREFIX), self.metadata | {"steps": step}, path)
             logger.info("Saved %s", paths.shown(path))
@@ -74,25 +74,25 @@ class TrainingRun:
         """Keeps the state of a run that ends by cancel or error, and tells its name."""
         if state.step <= self.first_step:
             return
-        path = self._save(state)
-        text = f"Stopped at step {state.step} of {self.steps}. Choose {path.name} in resume_from to continue."
+        stopped = f"Stopped at step {state.step} of {self.steps}."
+        try:
+            save_state(state, self.state_path)
+        except OSError as error:
+            # What ended the run, the user's cancel above all, must reach the host and not be replaced by a full disk.
+            text = f"{stopped} Its state could not be saved: {error}."
+        else:
+            text = f"{stopped} Choose {paths.state_name(self.state_path)} in resume_from to continue."
         say(self.node_id, text)
-        logger.warning("%s Saved as %s", text, paths.shown(path))
+        logger.warning(text)
 
     def lora(self, state: TrainingState) -> MotionLoRA:
         """The finished LoRA. Says on the node what was done."""
         records = state.history[self.first_step :]
-        text = ""
+        text = str(self.metadata["adapted"])
         if records:
             tail = records[-max(1, len(records) // 10) :]
-            seconds = time.monotonic() - self.started
             mean = sum(record.loss for record in tail) / len(tail)
-            text = f"{len(records)} steps in {seconds:.0f} s, loss {records[0].loss:.4f} → {mean:.4f}"
-        say(self.node_id, f"{self.metadata['adapted']}. {text}")
+            seconds = time.monotonic() - self.started
+            text += f"; {len(records)} steps in {seconds:.0f} s, loss {records[0].loss:.4f} → {mean:.4f}"
+        say(self.node_id, text)
         return MotionLoRA(self.adapter.export(LORA_PREFIX), self.metadata | {"steps": state.step})
-
-    def _save(self, state: TrainingState) -> Path:
-        if self._state_path is None:
-            self._state_path = paths.next_state(self.prefix)
-        save_state(state, self._state_path)
-        return self._state_path

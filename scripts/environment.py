@@ -22,6 +22,11 @@ TOOLS = ["pytest>=8.3", "ruff>=0.9", "comfy-cli>=1.23", "websocket-client>=1.8"]
 PLAYWRIGHT = "playwright-core@1.65.0"
 
 
+# Everything started from here works on tiny tensors: a second thread gains nothing, and on a busy machine waiting for it made a
+# training step 17 times as slow. Set it yourself to use more.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 class HarnessError(RuntimeError):
     """Something outside this repository (pip, npm, the host) failed; the message holds what it printed."""
 

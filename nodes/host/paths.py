@@ -1,4 +1,4 @@
-"""Where the pack writes: LoRAs under output/loras, where the host's LoRA pickers look, and training states beside them."""
+"""Where the pack writes: LoRAs under output/loras, where the host's LoRA pickers look, and training states elsewhere."""
 
 from __future__ import annotations
 
@@ -9,20 +9,25 @@ import folder_paths
 _STATES = "spectral_motion"
 
 
-def next_file(folder: str, prefix: str, suffix: str = ".safetensors") -> Path:
-    """The next free ``<prefix>_00001_<suffix>`` below ``output/<folder>/``; the host refuses prefixes that lead outside."""
+def _next_file(folder: str, prefix: str) -> Path:
+    """The next free ``<prefix>_00001_.safetensors`` below ``output/<folder>/``.
+
+    The host refuses prefixes that lead outside output/; those that lead out of the folder are refused here.
+    """
+    if not (Path("/") / folder / prefix).resolve().is_relative_to(Path("/") / folder):
+        raise ValueError(f"The file name prefix {prefix!r} leads out of output/{folder}; choose a plain name.")
     directory, name, counter, _, _ = folder_paths.get_save_image_path(
         f"{folder}/{prefix}", folder_paths.get_output_directory()
     )
-    return Path(directory) / f"{name}_{counter:05}_{suffix}"
+    return Path(directory) / f"{name}_{counter:05}_.safetensors"
 
 
 def next_lora(prefix: str) -> Path:
-    return next_file("loras", prefix)
+    return _next_file("loras", prefix)
 
 
 def next_state(prefix: str) -> Path:
-    return next_file(_STATES, prefix)
+    return _next_file(_STATES, prefix)
 
 
 def shown(path: Path) -> str:
@@ -31,11 +36,16 @@ def shown(path: Path) -> str:
     return f"output/{path.relative_to(output).as_posix()}" if path.is_relative_to(output) else path.name
 
 
+def state_name(path: Path) -> str:
+    """A state's name as :func:`saved_states` lists it."""
+    return path.relative_to(Path(folder_paths.get_output_directory()) / _STATES).as_posix()
+
+
 def saved_states() -> list[str]:
     """States that can be resumed, newest first."""
     folder = Path(folder_paths.get_output_directory()) / _STATES
     files = [path for path in folder.rglob("*.safetensors") if path.is_file()] if folder.is_dir() else []
-    return [f.relative_to(folder).as_posix() for f in sorted(files, key=lambda f: f.stat().st_mtime, reverse=True)]
+    return [state_name(path) for path in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True)]
 
 
 def state_path(name: str) -> Path:

@@ -25,6 +25,7 @@ class HostDenoiser:
         kind: what the network predicts.
         sigma_at: noise level 0..1 (clean..noise) -> sigma.
         clip: the latent [N, C, F, H, W] in the model's own scaling.
+        mask: where to learn, [N, 1, F, H, W] in 0..1, or None.
     """
 
     denoise: Callable[[Tensor, Tensor], Tensor]
@@ -32,10 +33,21 @@ class HostDenoiser:
     kind: Kind
     sigma_at: Callable[[float], float]
     clip: Tensor
+    mask: Tensor | None
+
+
+# Conditioning that holds for some noise levels or places only: the rest would be denoised without the network.
+_PARTIAL = ("start_percent", "end_percent", "area", "mask")
 
 
 def run_in_training(
-    model: Any, latent: Tensor, positive: list, job: Callable[[HostDenoiser], Any], *, seed: int
+    model: Any,
+    latent: Tensor,
+    positive: list,
+    job: Callable[[HostDenoiser], Any],
+    *,
+    seed: int,
+    noise_mask: Tensor | None = None,
 ) -> Any:
     """Runs ``job`` with the MODEL loaded, conditioned and differentiable, and returns what it returns.
 
@@ -47,9 +59,10 @@ def run_in_training(
         positive: CONDITIONING of the training prompt. Entries beyond the first are averaged by the host, so one entry is required.
         job: does the training; called once.
         seed: handed to the host's samplers and hooks.
+        noise_mask: the latent's own mask, of any size the host accepts.
 
     Raises:
-        ValueError: no video latent, wrong channel count, several conditioning entries, or a prediction type we cannot train.
+        ValueError: no video latent, wrong channel count, conditioning we cannot train with, or such a prediction type.
     """
     latent_format = model.get_model_object("latent_format")
     if latent.ndim != 5:
@@ -69,15 +82,25 @@ def run_in_training(
             f"The conditioning has {len(positive)} entries; the host would average them, so training needs exactly 1. "
             "Connect one CLIP Text Encode."
         )
+    if partial := [name for name in _PARTIAL if name in positive[0][1]]:
+        raise ValueError(
+            f"The conditioning is limited by {', '.join(partial)}; training draws all noise levels over the whole frame. "
+            "Connect the prompt without that."
+        )
     kind_of(model.get_model_object("model_sampling"))
     if model.is_dynamic():
         # Dynamically placed weights live in buffers that are reused before backward reads them.
-        model = model.clone(disable_dynamic=True)
+        if model.cached_patcher_init is None:
+            raise ValueError(
+                "The model's weights are placed dynamically and its loader cannot load them otherwise, which training "
+                "needs. Load it with a core loader, or start ComfyUI with --disable-dynamic-vram."
+            )
+        model = model.get_non_dynamic_delegate()
     guider = _Guider(model)
     guider.set_conds(positive)
     sampler = _TrainingSampler(job)
     sigmas = torch.tensor([1.0, 0.0])  # the host wants some; ours are drawn per step
-    guider.sample(torch.zeros_like(latent), latent, sampler, sigmas, seed=seed)
+    guider.sample(torch.zeros_like(latent), latent, sampler, sigmas, denoise_mask=noise_mask, seed=seed)
     return sampler.result
 
 
@@ -133,7 +156,8 @@ class _TrainingSampler(comfy.samplers.Sampler):
 
             network = inner.diffusion_model
             clip = latent_image.clone()
-            self.result = self.job(HostDenoiser(denoise, network, kind_of(schedule), sigma_at, clip))
+            mask = None if denoise_mask is None else denoise_mask[:, :1].clone()
+            self.result = self.job(HostDenoiser(denoise, network, kind_of(schedule), sigma_at, clip, mask))
         return latent_image
 
 

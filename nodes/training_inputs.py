@@ -1,0 +1,171 @@
+"""Inputs of Train Motion LoRA. Saved workflows hold widget values by position: new inputs go to the end."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..sma import roles
+from .host import paths
+from .types import MotionLossSocket
+
+NEW_RUN = "start anew"
+BY_PATTERN = "regular expression"
+
+
+def model_inputs() -> list[io.Input]:
+    """What is linked."""
+    return [
+        io.Model.Input(
+            "model", tooltip="The video model that learns. Any later MODEL of the same kind can wear the LoRA."
+        ),
+        io.Latent.Input(
+            "latent",
+            tooltip="The clip, encoded by the VAE of this model. With a noise mask, denoising looks inside it only.",
+        ),
+        io.Conditioning.Input(
+            "positive",
+            tooltip="What the clip shows, without style and background: the LoRA learns what the words do not say.",
+        ),
+        MotionLossSocket.Input("motion_loss", tooltip="From Alignment Loss or Spectral Loss."),
+    ]
+
+
+def main_inputs() -> list[io.Input]:
+    """What everybody sets."""
+    return [
+        io.DynamicCombo.Input(
+            "layers",
+            tooltip="Which layers learn. motion: those where this kind of model keeps motion.",
+            options=[
+                *(io.DynamicCombo.Option(role, []) for role in roles.ROLES),
+                io.DynamicCombo.Option(
+                    BY_PATTERN,
+                    [
+                        io.String.Input(
+                            "pattern",
+                            default=r".*attn.*",
+                            tooltip="Must match a module's whole name below diffusion_model.",
+                        )
+                    ],
+                ),
+            ],
+        ),
+        io.Int.Input(
+            "rank",
+            default=8,
+            min=1,
+            max=1024,
+            tooltip="Size of the LoRA. Its alpha equals the rank, so strength 1 is as trained.",
+        ),
+        io.Int.Input(
+            "steps", default=300, min=1, max=100_000, tooltip="Optimizer steps in all, resumed ones included."
+        ),
+        io.Float.Input(
+            "learning_rate",
+            default=5e-4,
+            min=1e-7,
+            max=1.0,
+            step=1e-6,
+            round=False,
+            tooltip="AdamW's. 1e-4 to 5e-4 for large models, 6e-3 for sprites.",
+        ),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=0xFFFFFFFFFFFFFFFF,
+            control_after_generate=io.ControlAfterGenerate.fixed,
+            tooltip="Of the LoRA's initial values, noise and noise levels. Same seed, same LoRA.",
+        ),
+        io.Int.Input(
+            "save_every",
+            default=0,
+            min=0,
+            max=100_000,
+            tooltip="Every so many steps, saves the LoRA under output/loras and the state for resume_from. "
+            "0: the state alone, on cancel or error.",
+        ),
+        io.Combo.Input(
+            "resume_from",
+            options=[NEW_RUN, *paths.saved_states()],
+            tooltip="Continues a run that was cancelled, failed or saved. Press R to refresh the list.",
+        ),
+    ]
+
+
+def advanced_inputs() -> list[io.Input]:
+    """What few people set; the page folds it away."""
+    return [
+        io.Int.Input(
+            "batch_size", default=1, min=1, max=64, advanced=True, tooltip="Noised copies of the clip per forward."
+        ),
+        io.Int.Input("accumulation", default=1, min=1, max=64, advanced=True, tooltip="Forwards per optimizer step."),
+        io.Float.Input(
+            "dropout",
+            default=0.0,
+            min=0.0,
+            max=0.9,
+            step=0.05,
+            advanced=True,
+            tooltip="Share of the LoRA's output dropped while training. MotionDirector has 0.1.",
+        ),
+        io.Int.Input(
+            "warmup_steps",
+            default=0,
+            min=0,
+            max=10_000,
+            advanced=True,
+            tooltip="Steps over which the learning rate rises from 0.",
+        ),
+        io.Combo.Input(
+            "schedule",
+            options=["constant", "cosine"],
+            advanced=True,
+            tooltip="Learning rate after the warm-up; cosine falls to 0 at the last step.",
+        ),
+        io.Float.Input(
+            "noise_low",
+            default=0.01,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            advanced=True,
+            tooltip="Lowest noise level trained, as a share of the model's schedule: 0 is clean.",
+        ),
+        io.Float.Input(
+            "noise_high",
+            default=0.99,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            advanced=True,
+            tooltip="Highest noise level trained: 1 is pure noise.",
+        ),
+        io.Float.Input(
+            "noise_bias",
+            default=0.4,
+            min=0.05,
+            max=10.0,
+            step=0.05,
+            advanced=True,
+            tooltip="Noise levels are u^bias of a uniform u. Below 1 favours high noise, where motion is decided.",
+        ),
+        io.Float.Input(
+            "clip_norm",
+            default=1.0,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            advanced=True,
+            tooltip="Gradient norm limit over the trained values; 0 is none.",
+        ),
+        io.Float.Input(
+            "weight_decay", default=0.0, min=0.0, max=1.0, step=0.001, advanced=True, tooltip="AdamW's weight decay."
+        ),
+        io.String.Input(
+            "save_prefix",
+            default="motion",
+            advanced=True,
+            tooltip="File name prefix of what save_every, cancel and errors leave under output/.",
+        ),
+    ]

@@ -1,0 +1,104 @@
+"""What Train Motion LoRA refuses before it starts, and what survives when saving fails."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"latent": {"samples": torch.zeros(1, 4, 8, 8)}}, "video latent"),
+        ({"latent": {"samples": torch.zeros(1, 5, 8, 8, 8)}}, "5 channels"),
+        ({"layers": {"layers": "regular expression", "pattern": "nothing.like.it"}}, "0 of"),
+        ({"layers": {"layers": "regular expression", "pattern": "("}}, "regular expression"),
+        ({"resume_from": "../../secret"}, "no training state"),
+    ],
+)
+def test_bad_input_is_refused_in_a_sentence(host, case, change, message):
+    with pytest.raises(ValueError, match=message):
+        case.train(**change)
+
+
+def test_bad_latents_are_refused(host, case):
+    samples = case.learning["latent"]["samples"]
+    with pytest.raises(ValueError, match="1 frame"):
+        case.train(latent={"samples": samples[:, :, :1]})
+    with pytest.raises(ValueError, match="NaN"):
+        case.train(latent={"samples": samples * float("nan")})
+    with pytest.raises(ValueError, match="average them"):
+        case.train(positive=case.learning["positive"] * 2)
+
+
+def test_conditioning_of_a_part_is_refused(host, case):
+    (partial,) = host.call("ConditioningSetTimestepRange", conditioning=case.learning["positive"], start=0.0, end=0.3)
+    with pytest.raises(ValueError, match="limited by start_percent, end_percent"):
+        case.train(positive=partial)
+
+
+def test_a_prefix_that_leads_outside_is_refused_before_training(host, case, monkeypatch):
+    monkeypatch.setattr(host.module("nodes.train"), "train", lambda *_, **__: pytest.fail("trained"))
+    for prefix in ("../outside", "../../outside"):
+        with pytest.raises(ValueError, match="leads out of output/spectral_motion"):
+            case.train(save_prefix=prefix)
+
+
+def test_the_name_told_on_cancel_is_the_name_in_the_list(host, case, cancel_at_2, said):
+    import comfy.model_management as management
+
+    with pytest.raises(management.InterruptProcessingException):
+        case.train(save_prefix="deep/run")
+    (line,) = [line for line in said if line.startswith("Stopped at step 2 of 5")]
+    (name,) = [name for name in host.module("nodes.host.paths").saved_states() if name.startswith("deep/run")]
+    assert f"Choose {name} in resume_from" in line
+
+
+def test_a_full_disk_does_not_replace_the_cancel(host, case, cancel_at_2, said, monkeypatch):
+    import comfy.model_management as management
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(host.module("nodes.training_run"), "save_state", full)
+    with pytest.raises(management.InterruptProcessingException):
+        case.train()
+    assert any("could not be saved: [Errno 28] No space left" in line for line in said)
+
+
+def test_denoising_looks_inside_the_noise_mask_only(host, case):
+    (loss,) = host.call("SMA_AlignmentLoss", method={"method": "denoising"})
+    samples = case.learning["latent"]["samples"]
+    losses = {}
+    for name, value in (("none", None), ("all", 1.0), ("nothing", 0.0)):
+        latent = {"samples": samples}
+        if value is not None:
+            latent["noise_mask"] = torch.full((1, 1, 16, 16), value)
+        losses[name] = case.train(latent=latent, motion_loss=loss, steps=1)[1]["loss"]
+    assert losses["all"] == losses["none"]
+    assert losses["nothing"] == [0.0]
+
+
+@pytest.fixture
+def cancel_at_2(host, monkeypatch):
+    import comfy.model_management as management
+
+    progress = host.module("nodes.host.progress")
+    update = progress.Progress.update
+
+    def cancelling(self, step, text, x0_hat):
+        update(self, step, text, x0_hat)
+        if step == 2:
+            management.interrupt_current_processing(True)
+
+    monkeypatch.setattr(progress.Progress, "update", cancelling)
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """What nodes write under their widgets."""
+    import server
+
+    lines = []
+    monkeypatch.setattr(server.PromptServer.instance, "send_progress_text", lambda text, node: lines.append(text))
+    return lines
