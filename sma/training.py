@@ -4,105 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .checks import check_option
+from .checks import check_frames
 from .lora import Adapter
-from .losses import MotionLoss
-from .prediction import Kind, Prediction, add_noise
+from .plan import Phase, TrainingSettings
+from .prediction import Prediction, add_noise
 from .residuals import at_least_float32
 from .state import Snapshot, StepRecord, TrainingState
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
-Frames = Literal["all", "one"]
-Schedule = Literal["constant", "cosine"]
+
+# A host gives one seed to the adapter and to the run. Without this the first noise would be the numbers that drew the adapter's
+# initial values. In the low 32 bits, as the CPU generator looks at no others.
+_RUN = 0x9E3779B9
 
 
 class NonFiniteLoss(ArithmeticError):
     """The loss or its gradient became NaN or infinite; the adapter was set back by one step, see :func:`train`."""
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One forward and backward of a training step.
-
-    Attributes:
-        loss: what is minimised.
-        groups: the adapter groups switched on during this phase; None is all.
-        frames: "all" shows the network the clip, "one" a single random frame (MotionDirector's spatial phase).
-    """
-
-    loss: MotionLoss
-    groups: tuple[str, ...] | None = None
-    frames: Frames = "all"
-
-    def __post_init__(self) -> None:
-        check_option("frames", self.frames, Frames)
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How to train. Noise levels are shares 0..1 of the model's own schedule, 0 clean and 1 pure noise.
-
-    Attributes:
-        kind: what the network predicts, see :class:`~.prediction.Prediction`; decides how the clip is noised.
-        sigma_at: the model's schedule, noise level -> sigma in the host's sense.
-        steps: optimizer steps in all, including those a resumed state has behind it.
-        learning_rate: AdamW's, after warm-up.
-        batch_size: noised copies of the clip per forward.
-        accumulation: forwards per optimizer step.
-        warmup_steps: steps over which the learning rate rises linearly from 0.
-        schedule: "constant", or "cosine", which falls to 0 where the training ends.
-        level_range: noise levels are drawn between these two.
-        level_bias: levels are at share ``u ** level_bias`` of that range, u uniform and stratified over the batch; below 1 favours
-            high noise, where motion is decided.
-        clip_norm: gradient norm limit over the trained values; 0 is none.
-        weight_decay: AdamW's.
-        seed: of noise, noise levels, frame choice, dropout and loss-internal draws.
-    """
-
-    kind: Kind
-    sigma_at: Callable[[float], float] = field(repr=False)
-    steps: int = 250
-    learning_rate: float = 1e-3
-    batch_size: int = 1
-    accumulation: int = 1
-    warmup_steps: int = 0
-    schedule: Schedule = "constant"
-    level_range: tuple[float, float] = (0.01, 0.99)
-    level_bias: float = 1.0
-    clip_norm: float = 1.0
-    weight_decay: float = 0.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_option("kind", self.kind, Kind)
-        check_option("schedule", self.schedule, Schedule)
-        for name, least in (("steps", 1), ("batch_size", 1), ("accumulation", 1), ("warmup_steps", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
-        for name in ("learning_rate", "level_bias"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0 and finite.")
-        for name in ("clip_norm", "weight_decay"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or above.")
-        low, high = self.level_range
-        if not 0 <= low < high <= 1:
-            raise ValueError(f"level_range is {low} to {high}; it must rise within 0 to 1.")
-
-    def learning_rate_at(self, step: int) -> float:
-        """Learning rate of optimizer step ``step``, counted from 0."""
-        if step < self.warmup_steps:
-            return self.learning_rate * (step + 1) / self.warmup_steps
-        if self.schedule == "constant":
-            return self.learning_rate
-        progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 @dataclass(frozen=True)
@@ -124,11 +46,12 @@ class TrainingResult:
 
 def train(
     denoise: Denoise,
-    clips: Sequence[Tensor],
+    clips: Sequence[Tensor] | Tensor,
     phases: Sequence[Phase],
     adapter: Adapter,
     settings: TrainingSettings,
     *,
+    masks: Sequence[Tensor | None] | None = None,
     state: TrainingState | None = None,
     on_step: Callable[[StepInfo], None] | None = None,
     on_stop: Callable[[TrainingState], None] | None = None,
@@ -140,25 +63,30 @@ def train(
     Args:
         denoise: (x_t [B, C, F, H, W], sigma [B]) -> x0_hat [B, C, F, H, W], with gradient to the adapter. The network's own weights
             should not require gradients; those would only pile up there.
-        clips: clean clips [1, C, F, H, W] in the model's latent space, F >= 2; each forward draws one of them.
+        clips: clean clips [1, C, F, H, W] in the model's latent space, F >= 2, or all as one tensor [N, C, F, H, W]; each forward draws one.
         phases: run one after the other in every step; all backwards come before the optimizer's step.
         adapter: attached to the network behind ``denoise``; left in evaluation mode with all groups on.
-        state: where an earlier run stopped.
+        masks: where the denoising loss looks, one per clip: None, or 0 or above and broadcastable to [1, 1, F, H, W].
+        state: where an earlier run stopped, at most ``settings.steps`` steps on.
         on_step: called after every step; what it raises ends the run and is passed on. This is how a host cancels.
         on_stop: called with the state after the last whole step if the run ends by any exception, before it is passed on. After
             a NonFiniteLoss it is the state one step earlier: the failure comes from the values that the last step left, and only
             from before that step can a lower learning rate lead elsewhere. A run's first state is never gone behind.
 
     Raises:
-        ValueError: no clip or phase, clips with fewer than 2 frames, NaN or infinite values, unknown groups, or a denoiser whose
-            answer has another shape or no gradient to the adapter.
+        ValueError: no clip or phase, clips with fewer than 2 frames, NaN or infinite values, masks that do not fit, unknown
+            groups, a state beyond the last step, or a denoiser whose answer has another shape or no gradient to the adapter.
+        RuntimeError: called where gradients are switched off.
         NonFiniteLoss: the loss or gradient became NaN or infinite.
     """
-    _check(clips, phases, adapter)
+    if isinstance(clips, Tensor):
+        clips = clips.split(1) if clips.ndim == 5 else [clips]
+    _check(clips, phases, adapter, settings, state)
     clips = [at_least_float32(clip) for clip in clips]
+    masks = _fitting(masks, clips)
     bound = [[phase.loss.bind(clip) if phase.frames == "all" else phase.loss for phase in phases] for clip in clips]
     optimizer = torch.optim.AdamW(adapter.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    generator = torch.Generator().manual_seed(settings.seed)
+    generator = torch.Generator().manual_seed(settings.seed ^ _RUN)
     history = [] if state is None else state.restore(adapter, optimizer, generator)
     generator_state = generator.get_state()
 
@@ -177,7 +105,7 @@ def train(
             for _ in range(settings.accumulation):
                 index = int(torch.randint(len(clips), (), generator=generator))
                 for phase, loss in zip(phases, bound[index], strict=True):
-                    prediction = _predict(denoise, clips[index], phase, adapter, settings, generator)
+                    prediction = _predict(denoise, clips[index], masks[index], phase, adapter, settings, generator)
                     values = loss(prediction, generator)
                     scalar = loss.total_of(values).mean() / settings.accumulation
                     sigmas = prediction.sigma.tolist()
@@ -212,7 +140,21 @@ def train(
     return TrainingResult(capture())
 
 
-def _check(clips: Sequence[Tensor], phases: Sequence[Phase], adapter: Adapter) -> None:
+def _check(
+    clips: Sequence[Tensor],
+    phases: Sequence[Phase],
+    adapter: Adapter,
+    settings: TrainingSettings,
+    state: TrainingState | None,
+) -> None:
+    if torch.is_inference_mode_enabled() or not torch.is_grad_enabled():
+        raise RuntimeError(
+            "Training needs gradients, which are switched off here; call train outside torch.inference_mode and torch.no_grad."
+        )
+    if state is not None and state.step > settings.steps:
+        raise ValueError(
+            f"The state has {state.step} steps behind it and steps is {settings.steps}; raise steps to go on."
+        )
     if not clips or not phases:
         raise ValueError(f"There are {len(clips)} clips and {len(phases)} phases; at least 1 of both is needed.")
     for phase in phases:
@@ -222,10 +164,31 @@ def _check(clips: Sequence[Tensor], phases: Sequence[Phase], adapter: Adapter) -
             raise ValueError(
                 f"A clip is {list(clip.shape)}; it must be [1, C, F, H, W]. Encode one video as a video latent."
             )
-        if clip.shape[2] < 2:
-            raise ValueError(f"The clip has {clip.shape[2]} frame; motion needs at least 2. Load more frames.")
+        check_frames(clip.shape[2])
         if not torch.isfinite(clip).all():
             raise ValueError("The clip holds NaN or infinite values; finite ones are needed. Encode the clip again.")
+
+
+def _fitting(masks: Sequence[Tensor | None] | None, clips: Sequence[Tensor]) -> list[Tensor | None]:
+    """One mask [1, 1, F, H, W] or None per clip, on its device."""
+    masks = [None] * len(clips) if masks is None else masks
+    if len(masks) != len(clips):
+        raise ValueError(f"There are {len(masks)} masks and {len(clips)} clips; give one mask or None per clip.")
+    fitting = []
+    for mask, clip in zip(masks, clips, strict=True):
+        if mask is not None:
+            try:
+                mask = mask.expand(1, 1, *clip.shape[2:]).to(clip)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"A mask is {list(mask.shape)}; it must fit [1, 1, F, H, W] of its clip {list(clip.shape)}. Resize it."
+                ) from error
+            if not (torch.isfinite(mask).all() and (mask >= 0).all() and mask.any()):
+                raise ValueError(
+                    "A mask holds negative or infinite values or nothing but 0; use 0 to 1, and 1 somewhere."
+                )
+        fitting.append(mask)
+    return fitting
 
 
 def _require_finite(value: float, name: str, step: int, kept: int) -> None:
@@ -239,6 +202,7 @@ def _require_finite(value: float, name: str, step: int, kept: int) -> None:
 def _predict(
     denoise: Denoise,
     clip: Tensor,
+    mask: Tensor | None,
     phase: Phase,
     adapter: Adapter,
     settings: TrainingSettings,
@@ -249,6 +213,7 @@ def _predict(
     if phase.frames == "one":
         frame = int(torch.randint(clip.shape[2], (), generator=generator))
         clip = clip[:, :, frame : frame + 1]
+        mask = None if mask is None else mask[:, :, frame : frame + 1]
     x0 = clip.expand(batch, *clip.shape[1:])
     # Stratified over the batch, so that every step sees low and high noise.
     u = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
@@ -267,4 +232,4 @@ def _predict(
         )
     if not x0_hat.requires_grad:
         raise ValueError("No adapter layer that is switched on takes part in the denoising. Choose other layers.")
-    return Prediction.from_denoised(x0, noise, x_t, sigma, x0_hat, settings.kind)
+    return Prediction.from_denoised(x0, noise, x_t, sigma, x0_hat, settings.kind, mask)

@@ -39,7 +39,8 @@ class Toy:
     clips: Sequence[Tensor]
     network: nn.Module
     adapter: Adapter
-    phases: Sequence[Phase] = (Phase(PLAIN),)
+    phases: Sequence[Phase] = (Phase(loss=PLAIN),)
+    masks: Sequence[Tensor | None] | None = None
     calls: list[Call] = field(default_factory=list)
     # May fail, or change the answer; called with the number of the call and the answer.
     meddle: Callable[[int, Tensor], Tensor] = lambda number, x0_hat: x0_hat
@@ -61,9 +62,8 @@ class Toy:
 
     def train(self, *, state=None, on_step=None, on_stop=None, **settings) -> TrainingResult:
         settings = {"kind": self.kind, "sigma_at": self.sigma_at, "steps": 6, "batch_size": 2} | settings
-        callbacks = {"on_step": on_step, "on_stop": on_stop}
-        chosen = TrainingSettings(**settings)
-        return train(self.denoise, self.clips, self.phases, self.adapter, chosen, state=state, **callbacks)
+        options = {"masks": self.masks, "state": state, "on_step": on_step, "on_stop": on_stop}
+        return train(self.denoise, self.clips, self.phases, self.adapter, TrainingSettings(**settings), **options)
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def make_toy() -> Callable[..., Toy]:
             generator=torch.Generator().manual_seed(seed),
         )
         tensors = [torch.randn(1, 3, *shape, generator=source) for shape in clips]
-        return Toy(kind, tensors, network, adapter, phases or (Phase(PLAIN),))
+        return Toy(kind, tensors, network, adapter, phases or (Phase(loss=PLAIN),))
 
     return make
 

@@ -170,7 +170,9 @@ def test_history_holds_what_each_forward_saw_per_sigma(make_toy, full_loss):
 
 def test_two_phases_of_a_step_see_the_same_values_and_move_their_groups(make_toy, plain_loss, full_loss):
     image = MotionLoss((WeightedTerm("image", 1.0, Denoising()),))
-    toy = make_toy(phases=[Phase(image, ("spatial",), "one"), Phase(full_loss, ("temporal",))])
+    toy = make_toy(
+        phases=[Phase(frames="one", groups=("spatial",), loss=image), Phase(full_loss, groups=("temporal",))]
+    )
     history = toy.train(steps=20, level_range=(0.0, 1e-3)).state.history
     frames = set()
     for record, spatial, temporal in zip(history, toy.calls[::2], toy.calls[1::2], strict=True):
@@ -185,7 +187,7 @@ def test_two_phases_of_a_step_see_the_same_values_and_move_their_groups(make_toy
     assert torch.equal(toy.calls[0].values["0.up"], torch.zeros(8, 3, 1, 1, 1))
     assert toy.calls[2].values["0.up"].any() and toy.calls[2].values["2.up"].any()
 
-    alone = make_toy(phases=[Phase(plain_loss, ("temporal",))])
+    alone = make_toy(phases=[Phase(plain_loss, groups=("temporal",))])
     state = alone.train(weight_decay=0.5).state
     assert {name.split(".")[0] for name in state.optimizer} == {"0"}
     fresh = make_toy().adapter.state_dict()
@@ -256,3 +258,23 @@ def test_adapter_attached_under_inference_mode_trains(make_toy):
     trained, expected = again.train().state, toy.train().state
     assert trained.history == expected.history
     assert all(torch.equal(value, expected.adapter[name]) for name, value in trained.adapter.items())
+
+
+def test_one_tensor_of_clips_is_trained_like_a_list_of_them(make_toy):
+    toy, again = (make_toy(clips=((5, 4, 6), (5, 4, 6))) for _ in range(2))
+    again.clips = torch.cat(list(again.clips))
+    assert again.train().state.history == toy.train().state.history
+
+
+@pytest.mark.parametrize("seed", [0, 5, 2**64 - 1])
+def test_noise_is_not_drawn_from_the_numbers_that_made_the_adapter(make_toy, seed):
+    """One seed serves both in a host."""
+    toy = make_toy("x0", clips=((5, 16, 16),))
+    toy.train(steps=1, batch_size=1, seed=seed)
+    (call,) = toy.calls
+    noise = ((call.x_t - toy.clips[0]) / call.sigma).flatten()
+    source, likeness = torch.Generator(), []
+    for offset in range(40):  # whatever was drawn before the noise
+        torch.rand(offset, generator=source.manual_seed(seed))
+        likeness.append(torch.corrcoef(torch.stack([noise, torch.randn(noise.shape, generator=source)]))[0, 1].abs())
+    assert max(likeness) < 0.2
