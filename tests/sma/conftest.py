@@ -1,4 +1,4 @@
-"""Reference numbers of the methods' published code, see tests/golden."""
+"""Reference numbers of the methods' published code, see tests/golden; and a prediction to measure losses on."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
+
+from sma.prediction import Prediction, add_noise
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -39,6 +42,22 @@ def golden() -> Callable[[str], GoldenCase]:
         return GoldenCase(text["params"], text["tolerance"], scalars, tensors)
 
     return load
+
+
+@pytest.fixture
+def predicted() -> Callable[..., Prediction]:
+    """predicted(batch, frames, kind, dtype): noised copies of one clip and a wrong estimate that wants a gradient."""
+
+    def make(batch: int = 2, frames: int = 8, kind: str = "v", dtype: torch.dtype = torch.float64) -> Prediction:
+        generator = torch.Generator().manual_seed(7)
+        shape = (batch, 3, frames, 4, 5)
+        x0 = torch.randn(1, *shape[1:], generator=generator, dtype=dtype).expand(shape)
+        noise, error = (torch.randn(shape, generator=generator, dtype=dtype) for _ in range(2))
+        sigma = torch.linspace(0.3, 0.9, batch, dtype=dtype)
+        x0_hat = (x0 + 0.5 * error).requires_grad_()
+        return Prediction.from_denoised(x0, noise, add_noise(x0, noise, sigma, kind), sigma, x0_hat, kind)
+
+    return make
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
