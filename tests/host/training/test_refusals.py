@@ -47,10 +47,13 @@ def test_a_prefix_that_leads_outside_is_refused_before_training(host, case, monk
 def test_the_name_told_on_cancel_is_the_name_in_the_list(host, case, cancel_at_2, said):
     import comfy.model_management as management
 
+    paths = host.module("nodes.host.paths")
+    before = set(paths.saved_states())
     with pytest.raises(management.InterruptProcessingException):
         case.train(save_prefix="deep/run")
     (line,) = [line for line in said if line.startswith("Stopped at step 2 of 5")]
-    (name,) = [name for name in host.module("nodes.host.paths").saved_states() if name.startswith("deep/run")]
+    (name,) = set(paths.saved_states()) - before
+    assert name.startswith("deep/run")
     assert f"Choose {name} in resume_from" in line
 
 
@@ -69,14 +72,16 @@ def test_a_full_disk_does_not_replace_the_cancel(host, case, cancel_at_2, said, 
 def test_denoising_looks_inside_the_noise_mask_only(host, case):
     (loss,) = host.call("SMA_AlignmentLoss", method={"method": "denoising"})
     samples = case.learning["latent"]["samples"]
+    everywhere = torch.ones(1, 1, 16, 16)
+    left = everywhere.clone()
+    left[..., 8:] = 0
     losses = {}
-    for name, value in (("none", None), ("all", 1.0), ("nothing", 0.0)):
-        latent = {"samples": samples}
-        if value is not None:
-            latent["noise_mask"] = torch.full((1, 1, 16, 16), value)
-        losses[name] = case.train(latent=latent, motion_loss=loss, steps=1)[1]["loss"]
-    assert losses["all"] == losses["none"]
-    assert losses["nothing"] == [0.0]
+    for name, mask in (("none", {}), ("everywhere", {"noise_mask": everywhere}), ("left", {"noise_mask": left})):
+        losses[name] = case.train(latent={"samples": samples} | mask, motion_loss=loss, steps=1)[1]["loss"]
+    assert losses["everywhere"] == pytest.approx(losses["none"])
+    assert losses["left"] != pytest.approx(losses["none"])
+    with pytest.raises(ValueError, match="nothing but 0"):
+        case.train(latent={"samples": samples, "noise_mask": 0 * everywhere}, motion_loss=loss)
 
 
 @pytest.fixture
