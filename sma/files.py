@@ -1,4 +1,4 @@
-"""What a training leaves on disk, all safetensors: the motion LoRA with its metadata, and the state a later run resumes from."""
+"""What a training leaves on disk, all safetensors: the motion LoRA with its metadata, and the state to resume from."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Low-rank adapters that ride on a network's forward hooks.
 
-LoRA, arXiv 2106.09685; for convolutions as in LoCon: ``W x + scale * up(down(x))`` with ``scale = alpha / rank``. The network's
-weights are never touched, so quantised, shared and offloaded weights all work, and removing the hooks leaves the network as it was.
+LoRA, arXiv 2106.09685; for convolutions as in LoCon: ``W x + scale * up(down(x))`` with ``scale = alpha / rank``. The
+network's weights are never touched, so quantised, shared and offloaded weights all work, and removing the hooks leaves
+the network as it was.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 def is_adaptable(module: nn.Module) -> bool:
-    """Whether a module is a linear or convolution layer. Quantised linear layers need not descend from ``nn.Linear``."""
+    """Whether a module is a linear or convolution layer. Quantised ones need not descend from ``nn.Linear``."""
     is_linear = hasattr(module, "in_features") and hasattr(module, "out_features")
     return is_linear or isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
 
@@ -31,8 +32,9 @@ def is_adaptable(module: nn.Module) -> bool:
 class LoRALayer(nn.Module):
     """The low-rank update of one linear or convolution layer, float32.
 
-    ``down`` is ``[r, in]`` or ``[r, in, *kernel]``, ``up`` is ``[out, r]`` or ``[out, r, 1, ...]``; ``up`` starts at 0, so a fresh
-    layer changes nothing. The rank is clamped to ``min(in, out)``; the scale stays ``alpha / rank`` of the rank asked for.
+    ``down`` is ``[r, in]`` or ``[r, in, *kernel]``, ``up`` is ``[out, r]`` or ``[out, r, 1, ...]``; ``up`` starts at 0,
+    so a fresh layer changes nothing. The rank is clamped to ``min(in, out)``; the scale stays ``alpha / rank`` of the
+    rank asked for.
     """
 
     def __init__(
@@ -76,7 +78,7 @@ class LoRALayer(nn.Module):
         self.up = nn.Parameter(up)
 
     def forward(self, x: Tensor, dropout: float = 0.0, seed: int = 0) -> Tensor:
-        """``scale * dropout(up(down(x)))`` in x's dtype. The operation order is the host's bypass LoRA's, bit for bit."""
+        """``scale * dropout(up(down(x)))`` in x's dtype, in the order of the host's bypass LoRA, bit for bit."""
         down, up = self.down.to(x.dtype), self.up.to(x.dtype)
         if self.convolution is None:
             y = F.linear(F.linear(x, down), up)
@@ -91,7 +93,7 @@ class LoRALayer(nn.Module):
 
 
 class Adapter:
-    """A set of LoRA layers attached to a network, in named groups that are switched on and off together. See :func:`attach`."""
+    """A set of LoRA layers attached to a network, in groups switched on and off together. See :func:`attach`."""
 
     def __init__(self, layers: Mapping[str, LoRALayer], groups: Mapping[str, Sequence[str]], dropout: float) -> None:
         self.layers = dict(layers)
@@ -179,9 +181,10 @@ class Adapter:
                 parameter.copy_(state[name])
 
     def export(self, prefix: str, groups: Iterable[str] | None = None) -> dict[str, Tensor]:
-        """LoRA file tensors: ``{prefix}{module}.lora_A.weight`` (down), ``.lora_B.weight`` (up) and ``.alpha``, CPU, contiguous.
+        """LoRA file tensors: ``{prefix}{module}.lora_A.weight`` (down), ``.lora_B.weight`` (up) and ``.alpha``.
 
-        A loader applies ``alpha / rank * B A``; for layers whose rank was clamped ``alpha`` is reduced with it, so the scale is kept.
+        CPU, contiguous. A loader applies ``alpha / rank * B A``; for layers whose rank was clamped ``alpha`` is reduced
+        with it, so the scale is kept.
 
         Args:
             prefix: what the host puts before module names, ``"diffusion_model."`` in ComfyUI.
@@ -203,7 +206,7 @@ class Adapter:
         return tensors
 
     def load_export(self, tensors: Mapping[str, Tensor], prefix: str) -> None:
-        """Reads back what :meth:`export` wrote; the scale in the file is folded into ``up`` where it differs from this adapter's.
+        """Reads back what :meth:`export` wrote; a scale that differs from this adapter's is folded into ``up``.
 
         Raises:
             ValueError: layers or shapes are not exactly those of this adapter.
@@ -221,7 +224,7 @@ class Adapter:
         self.load_state_dict(state)
 
     def detach(self) -> None:
-        """Removes every hook. The network is then exactly what it was before :func:`attach`; the adapter keeps its values."""
+        """Removes every hook. The network is then what it was before :func:`attach`; the adapter keeps its values."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -243,19 +246,21 @@ def attach(
 
     Args:
         module: the network; it is not modified but for the hooks.
-        names: linear, conv1d, conv2d or conv3d modules, named as in ``module.named_modules()``. Quantised layers work: only their
-            input and output are used.
+        names: linear, conv1d, conv2d or conv3d modules, named as in ``module.named_modules()``. Quantised layers work:
+            only their input and output are used.
         rank: 1 or more; clamped per layer to ``min(in, out)``.
         alpha: above 0; the update is scaled by ``alpha / rank``.
-        dropout: share 0..1 (exclusive) of the update's *output* dropped in training (as in MotionDirector), see :meth:`Adapter.train`.
+        dropout: share 0..1 (exclusive) of the update's *output* dropped in training (as in MotionDirector), see
+            :meth:`Adapter.train`.
         groups: group name -> module names, a partition of ``names``; None puts all into the group ``"all"``.
-        init: of ``down``: ``"kaiming"`` uniform with a = sqrt(5) (kohya, PEFT) or ``"normal_1_over_r"``, N(0, std 1/r) (MotionDirector).
+        init: of ``down``: ``"kaiming"`` uniform with a = sqrt(5) (kohya, PEFT) or ``"normal_1_over_r"``, N(0, std 1/r)
+            (MotionDirector).
         generator: CPU generator that draws the initial values; the same seed gives the same adapter.
         device: where the values live; None is the device of each layer's weight.
 
     Raises:
-        ValueError: no names, an unknown or doubled name, an unsupported layer, groups that are no partition, or a rank, alpha or
-            dropout out of range. No hook is left then.
+        ValueError: no names, an unknown or doubled name, an unsupported layer, groups that are no partition, or a rank,
+            alpha or dropout out of range. No hook is left then.
     """
     names = list(names)
     if not names:

@@ -25,7 +25,8 @@ class Phase:
         groups: the adapter groups switched on during this phase; None is all.
 
     Raises:
-        ValueError: no motion loss, unknown frames, groups as a plain string, or one frame for a loss that compares frames.
+        ValueError: no motion loss, unknown frames, groups as a plain string, or one frame for a loss that compares
+            frames.
     """
 
     loss: MotionLoss
@@ -61,8 +62,8 @@ class TrainingSettings:
         warmup_steps: steps over which the learning rate rises linearly from 0.
         schedule: "constant", or "cosine", which falls to 0 where the training ends.
         level_range: noise levels are drawn between these two.
-        level_bias: levels are at share ``u ** level_bias`` of that range, u uniform and stratified over the batch; below 1 favours
-            high noise, where motion is decided.
+        level_bias: levels are at share ``u ** level_bias`` of that range, u uniform and stratified over the batch;
+            below 1 favours high noise, where motion is decided.
         clip_norm: gradient norm limit over the trained values; 0 is none.
         weight_decay: AdamW's.
         seed: of noise, noise levels, frame choice, dropout and loss-internal draws.

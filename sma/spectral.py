@@ -87,8 +87,8 @@ class SpectralSettings:
 
 PAPER = SpectralSettings(extra_levels=1, phase="raw", norm="backward", zero_border=True)
 OFFICIAL = SpectralSettings(residual="absolute", phase="raw", norm="backward")
-# Relative: without it the value of smooth content changes sixfold from 16x16 to 90x160, and angles of empty bins, which are
-# noise, dominate the gradient as the estimate comes close.
+# Relative: without it the value of smooth content changes sixfold from 16x16 to 90x160, and angles of empty bins, which
+# are noise, dominate the gradient as the estimate comes close.
 REPAIRED = SpectralSettings(relative=True)
 
 

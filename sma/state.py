@@ -20,7 +20,8 @@ class StepRecord:
         loss: the weighted total.
         gradient_norm: before clipping.
         learning_rate: of this step.
-        terms: loss term -> (sigma, unweighted value) of every noised sample it was evaluated on, so losses can be read per sigma.
+        terms: loss term -> (sigma, unweighted value) of every noised sample it was evaluated on, so losses can be read
+            per sigma.
     """
 
     step: int
@@ -32,7 +33,7 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What changes from step to step, copied on its own device: the adapter's values, AdamW's moments, a generator's state."""
+    """What a step changes, copied on its own device: the adapter's values, AdamW's moments, a generator's state."""
 
     adapter: dict[str, Tensor]
     optimizer: dict[str, Tensor]
@@ -68,7 +69,8 @@ class TrainingState:
     Attributes:
         step: optimizer steps done.
         adapter: the trained values, as :meth:`~.lora.Adapter.state_dict` names them.
-        optimizer: AdamW's ``<value>.step``, ``.exp_avg`` and ``.exp_avg_sq``; values that never had a gradient have none.
+        optimizer: AdamW's ``<value>.step``, ``.exp_avg`` and ``.exp_avg_sq``; values that never had a gradient have
+            none.
         generator: state of the run's CPU generator.
         history: one record per step.
     """

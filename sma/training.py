@@ -18,8 +18,8 @@ from .state import Snapshot, StepRecord, TrainingState
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 
-# A host gives one seed to the adapter and to the run. Without this the first noise would be the numbers that drew the adapter's
-# initial values. In the low 32 bits, as the CPU generator looks at no others.
+# A host gives one seed to the adapter and to the run. Without this the first noise would be the numbers that drew the
+# adapter's initial values. In the low 32 bits, as the CPU generator looks at no others.
 _RUN = 0x9E3779B9
 
 
@@ -29,7 +29,7 @@ class NonFiniteLoss(ArithmeticError):
 
 @dataclass(frozen=True)
 class StepInfo:
-    """Handed to ``on_step`` after each optimizer step. ``x0_hat`` is the last clean estimate, [B, C, F, H, W], for previews."""
+    """Handed to ``on_step`` after each optimizer step. ``x0_hat`` [B, C, F, H, W] is the last clean estimate."""
 
     record: StepRecord
     steps: int
@@ -61,21 +61,24 @@ def train(
     Stopping after k steps and resuming from the state gives, bit for bit on a CPU, what an uninterrupted run gives.
 
     Args:
-        denoise: (x_t [B, C, F, H, W], sigma [B]) -> x0_hat [B, C, F, H, W], with gradient to the adapter. The network's own weights
-            should not require gradients; those would only pile up there.
-        clips: clean clips [1, C, F, H, W] in the model's latent space, F >= 2, or all as one tensor [N, C, F, H, W]; each forward draws one.
+        denoise: (x_t [B, C, F, H, W], sigma [B]) -> x0_hat [B, C, F, H, W], with gradient to the adapter. The network's
+            own weights should not require gradients; those would only pile up there.
+        clips: clean clips [1, C, F, H, W] in the model's latent space, F >= 2, or all as one tensor [N, C, F, H, W];
+            each forward draws one.
         phases: run one after the other in every step; all backwards come before the optimizer's step.
         adapter: attached to the network behind ``denoise``; left in evaluation mode with all groups on.
         masks: where the denoising loss looks, one per clip: None, or 0 or above and broadcastable to [1, 1, F, H, W].
         state: where an earlier run stopped, at most ``settings.steps`` steps on.
         on_step: called after every step; what it raises ends the run and is passed on. This is how a host cancels.
-        on_stop: called with the state after the last whole step if the run ends by any exception, before it is passed on. After
-            a NonFiniteLoss it is the state one step earlier: the failure comes from the values that the last step left, and only
-            from before that step can a lower learning rate lead elsewhere. A run's first state is never gone behind.
+        on_stop: called with the state after the last whole step if the run ends by any exception, before it is passed
+            on. After a NonFiniteLoss it is the state one step earlier: the failure comes from the values that the last
+            step left, and only from before that step can a lower learning rate lead elsewhere. A run's first state is
+            never gone behind.
 
     Raises:
-        ValueError: no clip or phase, clips with fewer than 2 frames, NaN or infinite values, masks that do not fit, unknown
-            groups, a state beyond the last step, or a denoiser whose answer has another shape or no gradient to the adapter.
+        ValueError: no clip or phase, clips with fewer than 2 frames, NaN or infinite values, masks that do not fit,
+            unknown groups, a state beyond the last step, or a denoiser whose answer has another shape or no gradient
+            to the adapter.
         RuntimeError: called where gradients are switched off.
         NonFiniteLoss: the loss or gradient became NaN or infinite.
     """
@@ -149,7 +152,8 @@ def _check(
 ) -> None:
     if torch.is_inference_mode_enabled() or not torch.is_grad_enabled():
         raise RuntimeError(
-            "Training needs gradients, which are switched off here; call train outside torch.inference_mode and torch.no_grad."
+            "Training needs gradients, which are switched off here; "
+            "call train outside torch.inference_mode and torch.no_grad."
         )
     if state is not None and state.step > settings.steps:
         raise ValueError(
@@ -181,7 +185,8 @@ def _fitting(masks: Sequence[Tensor | None] | None, clips: Sequence[Tensor]) -> 
                 mask = mask.expand(1, 1, *clip.shape[2:]).to(clip)
             except RuntimeError as error:
                 raise ValueError(
-                    f"A mask is {list(mask.shape)}; it must fit [1, 1, F, H, W] of its clip {list(clip.shape)}. Resize it."
+                    f"A mask is {list(mask.shape)}; it must fit [1, 1, F, H, W] of its clip {list(clip.shape)}. "
+                    "Resize it."
                 ) from error
             if not (torch.isfinite(mask).all() and (mask >= 0).all() and mask.any()):
                 raise ValueError(
