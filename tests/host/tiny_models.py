@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 
@@ -44,6 +45,86 @@ def write_wan(models: Path, *, text_dim: int = 32, seed: int = 0) -> tuple[str, 
     _save(network, models / "diffusion_models" / "tiny_wan.safetensors", generator, config)
     _save(vae, models / "vae" / "tiny_wan_vae.safetensors", generator, {})
     return "tiny_wan.safetensors", "tiny_wan_vae.safetensors"
+
+
+def write_ltx(models: Path, *, seed: int = 0) -> str:
+    """Writes an LTX-Video network under ``models``; returns the name UNETLoader takes. Conditioned by [B, L, 32]."""
+    import comfy.ops
+    from comfy.ldm.lightricks.model import LTXVModel
+
+    transformer = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 32,
+        "caption_channels": 32,
+        "cross_attention_dim": 64,
+    }
+    network = LTXVModel(
+        **transformer,
+        num_layers=2,
+        operations=comfy.ops.disable_weight_init,
+        device="cpu",
+        dtype=torch.float32,
+    )
+    config = {"config": json.dumps({"transformer": transformer})}
+    path = models / "diffusion_models" / "tiny_ltx.safetensors"
+    _save(network, path, torch.Generator().manual_seed(seed), config)
+    return path.name
+
+
+def write_hunyuan(models: Path, *, seed: int = 0) -> str:
+    """Writes a HunyuanVideo network under ``models``; returns the name UNETLoader takes. Conditioned by [B, L, 32] and pooled [B, 768].
+
+    Hidden size 128 is the least the host's detection allows.
+    """
+    import comfy.ops
+    from comfy.ldm.hunyuan_video.model import HunyuanVideo
+
+    network = HunyuanVideo(
+        in_channels=16,
+        out_channels=16,
+        patch_size=[1, 2, 2],
+        vec_in_dim=768,
+        context_in_dim=32,
+        hidden_size=128,
+        mlp_ratio=4.0,
+        num_heads=1,
+        depth=1,
+        depth_single_blocks=2,
+        axes_dim=[16, 56, 56],
+        theta=256,
+        qkv_bias=True,
+        guidance_embed=True,
+        byt5=False,
+        meanflow=False,
+        use_cond_type_embedding=False,
+        vision_in_dim=None,
+        meanflow_sum=False,
+        operations=comfy.ops.disable_weight_init,
+        device="cpu",
+        dtype=torch.float32,
+    )
+    path = models / "diffusion_models" / "tiny_hunyuan.safetensors"
+    _save(network, path, torch.Generator().manual_seed(seed), {})
+    return path.name
+
+
+def write_quantised(source: Path, layout: str) -> str:
+    """Writes a copy of a network file whose blocks' linear weights are ``"float8_e4m3fn"`` or ``"int8_tensorwise"`` with scales."""
+    from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
+
+    with safe_open(source, framework="pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+    description = torch.tensor(list(json.dumps({"format": layout}).encode()), dtype=torch.uint8)
+    for name in [name for name, tensor in tensors.items() if "blocks." in name and name.endswith("weight")]:
+        if tensors[name].ndim != 2:
+            continue
+        quantised = QuantizedTensor.from_float(tensors[name], QUANT_ALGOS[layout]["comfy_tensor_layout"])
+        tensors[name] = quantised._qdata.contiguous()
+        tensors[f"{name}_scale"] = quantised._params.scale.clone()
+        tensors[name.removesuffix("weight") + "comfy_quant"] = description.clone()
+    path = source.with_name(f"{source.stem}_{layout}.safetensors")
+    save_file(tensors, path, metadata)
+    return path.name
 
 
 def _save(network: torch.nn.Module, path: Path, generator: torch.Generator, metadata: dict[str, str]) -> None:

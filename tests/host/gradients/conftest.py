@@ -1,0 +1,132 @@
+"""Tiny random models of four families in several weight formats, and one fixed loss of an adapter on them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import write_hunyuan, write_ltx, write_quantised, write_wan
+
+# Family -> layers that are adapted, latent size.
+FAMILIES = {
+    "wan": (r"blocks\.\d+\.(self|cross)_attn\.[qkvo]", (1, 16, 3, 4, 4)),
+    "ltx": (r"transformer_blocks\.\d+\.attn[12]\.to_(q|k|v|out\.0)", (1, 128, 3, 2, 2)),
+    "hunyuan": (r"double_blocks\.\d+\.(img|txt)_attn\.(qkv|proj)|single_blocks\.\d+\.linear[12]", (1, 16, 3, 4, 4)),
+    "sprites": (r".*temp_(attentions|convs)\..*(to_[qkv]|conv1\.\d+)", (1, 12, 8, 8, 8)),
+}
+
+
+@dataclass
+class Case:
+    """A loaded model and a way to compute a loss with an adapter on it."""
+
+    host: Any
+    family: str
+    model: Any
+
+    def inside(self, job: Callable[[Any], Any], *, model: Any = None) -> Any:
+        """What ``job(denoiser)`` returns when it is run as training is."""
+        generator = torch.Generator().manual_seed(3)
+        with torch.inference_mode():
+            latent = torch.randn(FAMILIES[self.family][1], generator=generator)
+            text, pooled = torch.randn(1, 5, 32, generator=generator), torch.randn(1, 768, generator=generator)
+            extra = {"pooled_output": pooled, "attention_mask": torch.ones(1, 5, dtype=torch.long)}
+            positive = [[text, {} if self.family == "sprites" else extra]]
+            run = self.host.module("nodes.host.training").run_in_training
+            return run(model or self.model, latent, positive, job, seed=0)
+
+    def adapter(self, denoiser: Any, *, layers: str | None = None, dropout: float = 0.0) -> Any:
+        """An adapter at a point where every value has a gradient."""
+        names = self.host.module("sma.roles").matching(denoiser.network, layers or FAMILIES[self.family][0])
+        generator = torch.Generator().manual_seed(5)
+        attach = self.host.module("sma.lora").attach
+        adapter = attach(denoiser.network, names, rank=2, alpha=2, dropout=dropout, generator=generator)
+        with torch.no_grad():
+            for name, value in adapter.named_parameters():
+                if name.endswith(".up"):
+                    value.normal_(std=0.1, generator=generator)
+        return adapter
+
+    def x0_hat(self, denoiser: Any) -> torch.Tensor:
+        x = torch.randn(denoiser.clip.shape, generator=torch.Generator().manual_seed(7))
+        return denoiser.denoise(x, torch.full((1,), denoiser.sigma_at(0.6)))
+
+    def loss(self, denoiser: Any) -> torch.Tensor:
+        target = torch.randn(denoiser.clip.shape, generator=torch.Generator().manual_seed(8))
+        return (self.x0_hat(denoiser).double() - target).square().mean()
+
+    def loss_and_gradient(self, *, model: Any = None, **adapter: Any) -> tuple[float, torch.Tensor]:
+        """The loss, and its gradient to all values of the adapter in one row."""
+
+        def job(denoiser):
+            worn = self.adapter(denoiser, **adapter).train()
+            loss = self.loss(denoiser)
+            loss.backward()
+            worn.detach()
+            return loss.item(), torch.cat([value.grad.flatten() for value in worn.parameters()])
+
+        return self.inside(job, model=model)
+
+    def slopes(self, *, model: Any = None) -> tuple[float, float]:
+        """The loss's slope along its gradient: by backward, and by central finite differences."""
+
+        def job(denoiser):
+            adapter = self.adapter(denoiser)
+            self.loss(denoiser).backward()
+            values = adapter.parameters()
+            size = sum(value.grad.square().sum() for value in values).sqrt()
+            losses = []
+            for step in (1e-2, -2e-2):
+                with torch.no_grad():
+                    for value in values:
+                        value.add_(value.grad / size, alpha=step)
+                    losses.append(self.loss(denoiser).item())
+            adapter.detach()
+            return float(size), (losses[0] - losses[1]) / 2e-2
+
+        return self.inside(job, model=model)
+
+
+@pytest.fixture(scope="session")
+def load(host, tmp_path_factory) -> Callable[..., Case]:
+    """load(family, storage) -> Case; storage is float32, bfloat16, float8 (raw) or a format of the host's quantised weights."""
+    folder = Path(host.base) / "models" / "diffusion_models"
+
+    @functools.cache
+    def load(family: str, storage: str = "float32") -> Case:
+        import comfy.sd
+
+        if family == "sprites":
+            module = host.module("sma.sprites.model")
+            torch.manual_seed(0)
+            path = tmp_path_factory.mktemp("weights") / "random.safetensors"
+            module.save(module.SpritesModel(), path)
+            with torch.inference_mode():
+                return Case(host, family, host.module("nodes.host.sprites").load_model(path))
+        write = {"wan": lambda models: write_wan(models)[0], "ltx": write_ltx, "hunyuan": write_hunyuan}[family]
+        name, dtype = write(folder.parent), "default"
+        if storage == "bfloat16":
+            with torch.inference_mode():
+                options = {"dtype": torch.bfloat16}
+                return Case(host, family, comfy.sd.load_diffusion_model(str(folder / name), model_options=options))
+        if storage == "float8":
+            dtype = "fp8_e4m3fn"
+        elif storage != "float32":
+            name = write_quantised(folder / name, storage)
+        (model,) = host.call("UNETLoader", unet_name=name, weight_dtype=dtype)
+        return Case(host, family, model)
+
+    return load
+
+
+@pytest.fixture
+def without_checkpoints(host, monkeypatch) -> Callable[[], None]:
+    """A call turns block checkpoints off for the rest of the test."""
+    training, gradients = host.module("nodes.host.training"), host.module("nodes.host.gradients")
+    plain = functools.partial(gradients.differentiable, checkpoint=False)
+    return lambda: monkeypatch.setattr(training, "differentiable", plain)
