@@ -63,6 +63,7 @@ class TrainMotionLoRA(io.ComfyNode):
         clip_norm: float,
         weight_decay: float,
         save_prefix: str,
+        checkpointing: bool,
     ) -> io.NodeOutput:
         state = None if resume_from == NEW_RUN else load_state(paths.state_path(resume_from))
         node_id = cls.hidden.unique_id
@@ -144,5 +145,7 @@ class TrainMotionLoRA(io.ComfyNode):
                 adapter.detach()
 
         mask = latent.get("noise_mask")
-        lora, losses = run_in_training(model, latent["samples"], positive, job, seed=seed, noise_mask=mask)
+        lora, losses = run_in_training(
+            model, latent["samples"], positive, job, seed=seed, noise_mask=mask, checkpoint=checkpointing
+        )
         return io.NodeOutput(lora, {"loss": losses})

@@ -168,4 +168,11 @@ def advanced_inputs() -> list[io.Input]:
             advanced=True,
             tooltip="File name prefix of what save_every, cancel and errors leave under output/.",
         ),
+        io.Boolean.Input(
+            "checkpointing",
+            default=True,
+            advanced=True,
+            tooltip="Runs each transformer block again in backward instead of keeping its activations: far less memory, "
+            "about a third more time. No effect on UNets.",
+        ),
     ]

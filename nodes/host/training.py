@@ -48,6 +48,7 @@ def run_in_training(
     *,
     seed: int,
     noise_mask: Tensor | None = None,
+    checkpoint: bool = True,
 ) -> Any:
     """Runs ``job`` with the MODEL loaded, conditioned and differentiable, and returns what it returns.
 
@@ -60,6 +61,7 @@ def run_in_training(
         job: does the training; called once.
         seed: handed to the host's samplers and hooks.
         noise_mask: the latent's own mask, of any size the host accepts.
+        checkpoint: run transformer blocks again in backward instead of keeping their activations.
 
     Raises:
         ValueError: no video latent, wrong channel count, conditioning we cannot train with, or such a prediction type.
@@ -98,7 +100,7 @@ def run_in_training(
         model = model.get_non_dynamic_delegate()
     guider = _Guider(model)
     guider.set_conds(positive)
-    sampler = _TrainingSampler(job)
+    sampler = _TrainingSampler(job, checkpoint)
     sigmas = torch.tensor([1.0, 0.0])  # the host wants some; ours are drawn per step
     guider.sample(torch.zeros_like(latent), latent, sampler, sigmas, denoise_mask=noise_mask, seed=seed)
     return sampler.result
@@ -134,15 +136,17 @@ class _Guider(comfy.samplers.CFGGuider):
 
 
 class _TrainingSampler(comfy.samplers.Sampler):
-    def __init__(self, job: Callable[[HostDenoiser], Any]) -> None:
+    def __init__(self, job: Callable[[HostDenoiser], Any], checkpoint: bool) -> None:
         self.job = job
+        self.checkpoint = checkpoint
         self.result: Any = None
 
     def sample(
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
     ):
         # Nodes run in inference mode, where nothing can be differentiated.
-        with torch.inference_mode(False), torch.enable_grad(), differentiable(model_wrap.inner_model):
+        trainable = differentiable(model_wrap.inner_model, checkpoint=self.checkpoint)
+        with torch.inference_mode(False), torch.enable_grad(), trainable:
             model_wrap.conds = _normal(model_wrap.conds)
             inner = model_wrap.inner_model
             schedule = inner.model_sampling

@@ -28,6 +28,7 @@ SETTINGS = {
     "clip_norm": 1.0,
     "weight_decay": 0.0,
     "save_prefix": "test",
+    "checkpointing": True,
 }
 
 
