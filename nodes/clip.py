@@ -14,7 +14,7 @@ from comfy_api.latest import io, ui
 from ..sma.clip import ClipRequest, read_clip, write_video
 from ..sma.film import ANIMATION_SUFFIXES, IMAGE_SUFFIXES, image_files
 from .host.progress import say
-from .host.vae import frame_counts, nearest_side, what_it_sees
+from .host.vae import frame_counts, nearest_side, what_it_leaves_out
 
 # Not named "examples": the host would look for workflow templates there.
 _EXAMPLES = Path(__file__).resolve().parents[1] / "clips"
@@ -205,8 +205,8 @@ class LoadMotionClip(io.ComfyNode):
         )
         clip = read_clip(_path(file), request)
         report = clip.report
-        if vae is not None:
-            report += f"; {what_it_sees(vae, len(clip.frames), height, width)}"
+        if vae is not None and (left_out := what_it_leaves_out(vae, len(clip.frames), height, width)):
+            report += f"; {left_out}"
         say(cls.hidden.unique_id, report)
         preview = cls._preview(clip.frames, clip.fps)
         return io.NodeOutput(clip.frames, clip.fps, len(clip.frames), report, ui=preview)

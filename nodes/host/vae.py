@@ -21,10 +21,10 @@ def nearest_side(vae: Any, pixels: int) -> int:
     return max(1, round(pixels / factor)) * factor
 
 
-def what_it_sees(vae: Any, frames: int, height: int, width: int) -> str:
-    """How much of a clip remains when core's VAE Encode is done with it, and which clip would remain whole."""
+def what_it_leaves_out(vae: Any, frames: int, height: int, width: int) -> str:
+    """How much of a clip remains when core's VAE Encode is done with it and which clip would remain whole; "" where all does."""
     left_out = [text for text in (_frames_left_out(vae, frames), _pixels_left_out(vae, height, width)) if text]
-    return f"this VAE sees {'; it sees '.join(left_out) or 'all of it'}"
+    return f"this VAE sees {'; it sees '.join(left_out)}" if left_out else ""
 
 
 def _frames_left_out(vae: Any, frames: int) -> str:
