@@ -51,11 +51,9 @@ def checkpointed(block: nn.Module, forward: Forward, weights: frozenset[int]) ->
             return forward(*args, **kwargs)
         tensors: list[Tensor] = []
         call = _take_out((args, kwargs), tensors)
-        # Adapters are the only trained values, and they are forward hooks.
+        # An output is differentiable only if an input is, and the first block with an adapter may have none. Adapters are forward hooks;
+        # a block before the first of them stays without gradient and does not run again.
         adapted = any(module._forward_hooks for module in block.modules())
-        if not adapted and not any(tensor.requires_grad for tensor in tensors):
-            return forward(*args, **kwargs)
-        # An output is differentiable only if an input is, and the first adapted block may have none.
         trigger = torch.empty(0, requires_grad=adapted)
         # Some inputs come from outside the training, where the host is in inference mode; autograd cannot save those.
         tensors = [tensor.clone() if tensor.is_inference() else tensor for tensor in tensors]

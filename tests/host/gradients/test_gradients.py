@@ -62,6 +62,25 @@ def test_checkpoints_give_the_latent_its_gradient(transformer, without_checkpoin
     torch.testing.assert_close(gradient, plain, rtol=1e-5, atol=1e-6 * float(plain.abs().max()))
 
 
+def test_what_a_checkpointed_block_answers_may_be_updated_in_place(host):
+    class Block(torch.nn.Module):
+        def forward(self, pair, options):
+            first, second = pair
+            second += options["shift"]
+            return {"kept": [first[:, :2], 5], "sum": first * second}
+
+    block, x = Block(), torch.tensor([[1.0, 2.0, 3.0]], requires_grad=True)
+    second = torch.tensor([[4.0, 5.0, 6.0]])
+    run = host.module("nodes.host.checkpoint").checkpointed(block, block.forward, frozenset())
+    answer = run((x, second), options={"shift": 1.0})
+    assert torch.equal(second, torch.tensor([[4.0, 5.0, 6.0]]))
+    view, number = answer["kept"]
+    view *= 10.0
+    assert number == 5
+    (view.sum() + answer["sum"].sum()).backward()
+    assert torch.equal(x.grad, torch.tensor([[15.0, 16.0, 7.0]]))
+
+
 def test_checkpoints_keep_no_graph_of_the_blocks(transformer, without_checkpoints):
     def job(denoiser):
         adapter = transformer.adapter(denoiser)
@@ -158,6 +177,7 @@ def test_weights_that_require_gradients_get_none(case):
             parameter.requires_grad_(True)
     try:
         before = trace(case.model.model)
+        assert not case.inside(lambda denoiser: any(p.requires_grad for p in denoiser.network.parameters()))
         _, gradient = case.loss_and_gradient()
         assert gradient.abs().max() > 0
         assert trace(case.model.model) == before
