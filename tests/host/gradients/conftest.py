@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,10 @@ class Case:
     host: Any
     family: str
     model: Any
+    checkpoint: bool = True
+
+    def without_checkpoints(self) -> Case:
+        return replace(self, checkpoint=False)
 
     def inside(self, job: Callable[[Any], Any], *, model: Any = None) -> Any:
         """What ``job(denoiser)`` returns when it is run as training is."""
@@ -38,7 +42,7 @@ class Case:
             extra = {"pooled_output": pooled, "attention_mask": torch.ones(1, 5, dtype=torch.long)}
             positive = [[text, {} if self.family == "sprites" else extra]]
             run = self.host.module("nodes.host.training").run_in_training
-            return run(model or self.model, latent, positive, job, seed=0)
+            return run(model or self.model, latent, positive, job, seed=0, checkpoint=self.checkpoint)
 
     def adapter(self, denoiser: Any, *, layers: str | None = None, dropout: float = 0.0) -> Any:
         """An adapter at a point where every value has a gradient."""
@@ -125,11 +129,3 @@ def load(host, tmp_path_factory) -> Callable[..., Case]:
         return Case(host, family, model)
 
     return load
-
-
-@pytest.fixture
-def without_checkpoints(host, monkeypatch) -> Callable[[], None]:
-    """A call turns block checkpoints off for the rest of the test."""
-    training, gradients = host.module("nodes.host.training"), host.module("nodes.host.gradients")
-    plain = functools.partial(gradients.differentiable, checkpoint=False)
-    return lambda: monkeypatch.setattr(training, "differentiable", plain)

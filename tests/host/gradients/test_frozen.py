@@ -173,10 +173,9 @@ def test_networks_train_on_offloaded_weights(load, offload, monkeypatch, family,
 
 @pytest.mark.parametrize("checkpoint", [True, False])
 @pytest.mark.parametrize("storage", ["bfloat16", "float8", "float8_e4m3fn"])
-def test_gradients_through_cast_weights_are_those_of_finite_differences(load, storage, checkpoint, without_checkpoints):
-    if not checkpoint:
-        without_checkpoints()
-    slope, measured = load("ltx", storage).slopes()
+def test_gradients_through_cast_weights_are_those_of_finite_differences(load, storage, checkpoint):
+    case = load("ltx", storage)
+    slope, measured = (case if checkpoint else case.without_checkpoints()).slopes()
     assert measured == pytest.approx(slope, rel=1e-3)
 
 

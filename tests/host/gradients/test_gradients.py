@@ -33,32 +33,28 @@ def trace(module: torch.nn.Module) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("checkpoint", [True, False])
-def test_the_gradient_is_that_of_finite_differences(case, checkpoint, without_checkpoints):
-    if not checkpoint:
-        without_checkpoints()
-    slope, measured = case.slopes()
+def test_the_gradient_is_that_of_finite_differences(case, checkpoint):
+    slope, measured = (case if checkpoint else case.without_checkpoints()).slopes()
     assert slope > 1e-3
     assert measured == pytest.approx(slope, rel=1e-3)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_checkpoints_change_neither_loss_nor_gradient(transformer, dropout, without_checkpoints):
+def test_checkpoints_change_neither_loss_nor_gradient(transformer, dropout):
     loss, gradient = transformer.loss_and_gradient(dropout=dropout)
-    without_checkpoints()
-    plain_loss, plain_gradient = transformer.loss_and_gradient(dropout=dropout)
+    plain_loss, plain_gradient = transformer.without_checkpoints().loss_and_gradient(dropout=dropout)
     assert loss == plain_loss
     torch.testing.assert_close(gradient, plain_gradient, rtol=1e-5, atol=1e-6 * float(plain_gradient.abs().max()))
 
 
-def test_checkpoints_give_the_latent_its_gradient(transformer, without_checkpoints):
+def test_checkpoints_give_the_latent_its_gradient(transformer):
     def job(denoiser):
         x = torch.randn(denoiser.clip.shape, generator=torch.Generator().manual_seed(7)).requires_grad_()
         denoiser.denoise(x, torch.full((1,), denoiser.sigma_at(0.6))).square().mean().backward()
         return x.grad
 
     gradient = transformer.inside(job)
-    without_checkpoints()
-    plain = transformer.inside(job)
+    plain = transformer.without_checkpoints().inside(job)
     torch.testing.assert_close(gradient, plain, rtol=1e-5, atol=1e-6 * float(plain.abs().max()))
 
 
@@ -81,7 +77,7 @@ def test_what_a_checkpointed_block_answers_may_be_updated_in_place(host):
     assert torch.equal(x.grad, torch.tensor([[15.0, 16.0, 7.0]]))
 
 
-def test_checkpoints_keep_no_graph_of_the_blocks(transformer, without_checkpoints):
+def test_checkpoints_keep_no_graph_of_the_blocks(transformer):
     def job(denoiser):
         adapter = transformer.adapter(denoiser)
         seen, queue = set(), [transformer.loss(denoiser).grad_fn]
@@ -93,9 +89,7 @@ def test_checkpoints_keep_no_graph_of_the_blocks(transformer, without_checkpoint
         adapter.detach()
         return len(seen)
 
-    nodes = transformer.inside(job)
-    without_checkpoints()
-    assert nodes < transformer.inside(job) / 4
+    assert transformer.inside(job) < transformer.without_checkpoints().inside(job) / 4
 
 
 def test_only_blocks_at_or_behind_an_adapter_run_again(load):
