@@ -23,14 +23,12 @@ class Family:
         signature: a pattern; a network with a module name that matches fully is of this family.
         roles: role -> pattern over module names (full match) of the linear and convolution layers that play it.
         motion: the roles adapted by default, because motion lives there.
-        remark: what a user should know before choosing, or "".
     """
 
     name: str
     signature: str
     roles: dict[str, str]
     motion: tuple[str, ...]
-    remark: str = ""
 
 
 FAMILIES = (
@@ -58,8 +56,29 @@ FAMILIES = (
             "cross-attention": r"blocks\.\d+\.cross_attn\.(q|k|v|o)",
             "feed-forward": r"blocks\.\d+\.ffn\.(0|2)",
         },
+        # Its attention runs over space and time together: no layer is about motion alone.
         motion=("self-attention",),
-        remark="its attention runs over space and time together, so no layer is about motion alone",
+    ),
+    Family(
+        name="LTX-Video",
+        signature=r"transformer_blocks\.\d+\.attn1\.q_norm",
+        roles={
+            "self-attention": r"transformer_blocks\.\d+\.attn1\.to_(q|k|v|out\.0)",
+            "cross-attention": r"transformer_blocks\.\d+\.attn2\.to_(q|k|v|out\.0)",
+            "feed-forward": r"transformer_blocks\.\d+\.ff\.net\.(0\.proj|2)",
+        },
+        motion=("self-attention",),
+    ),
+    Family(
+        name="HunyuanVideo",
+        signature=r"double_blocks\.\d+\.img_attn\.qkv",
+        roles={
+            # Video and text attend to each other in one attention; the single blocks fuse it with their feed-forward.
+            "self-attention": r"double_blocks\.\d+\.(img|txt)_attn\.(qkv|proj)",
+            "feed-forward": r"double_blocks\.\d+\.(img|txt)_mlp\.(0|2)",
+            "fused attention": r"single_blocks\.\d+\.linear[12]",
+        },
+        motion=("self-attention", "fused attention"),
     ),
 )
 
