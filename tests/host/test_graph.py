@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import copy
-import json
 import shutil
 from pathlib import Path
 
 import pytest
+from template import by_type, short_template, through_wan, video_of
 from tiny_models import write_wan
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIPS = ROOT.parent / "shared" / "clips"
-TWIN = ROOT / "tests" / "workflows" / "sprites-motion-transfer.api.json"
 
 needs_clips = pytest.mark.skipif(not CLIPS.is_dir(), reason="no ../shared/clips beside this checkout")
 
 
-def by_type(graph: dict) -> dict:
-    return {node["class_type"]: node["inputs"] for node in graph.values()}
-
-
 @pytest.fixture
 def graph() -> dict:
-    """The template with a training of three steps."""
-    graph = json.loads(TWIN.read_text())
-    by_type(graph)["SMA_TrainMotionLoRA"].update(steps=3, save_every=0)
-    by_type(graph)["KSampler"].update(steps=3)
-    return graph
+    return short_template()
 
 
 @pytest.fixture(params=["man-skiing.mp4", "man_skate/"])
@@ -38,28 +28,6 @@ def clip(request, server) -> str:
         source = CLIPS / request.param
         shutil.copytree(source, target) if source.is_dir() else shutil.copy2(source, target)
     return request.param
-
-
-def wan(graph: dict) -> dict:
-    """The same graph with the model swapped for a native Wan; the sprites CLIP still conditions it."""
-    graph = copy.deepcopy(graph)
-    unet, vae = "tiny_wan.safetensors", "tiny_wan_vae.safetensors"
-    graph["unet"] = {"class_type": "UNETLoader", "inputs": {"unet_name": unet, "weight_dtype": "default"}}
-    graph["vae"] = {"class_type": "VAELoader", "inputs": {"vae_name": vae}}
-    (sprites,) = [key for key, node in graph.items() if node["class_type"] == "SMA_LoadSpritesModel"]
-    for node in graph.values():
-        for name, value in node["inputs"].items():
-            if value == [sprites, 0]:
-                node["inputs"][name] = ["unet", 0]
-            elif value == [sprites, 2]:
-                node["inputs"][name] = ["vae", 0]
-    by_type(graph)["SMA_LoadMotionClip"].update(frame_count=5, width=32, height=32)
-    return graph
-
-
-def video_of(result, graph, server) -> Path:
-    (key,) = [key for key, node in graph.items() if node["class_type"] == "SaveVideo"]
-    return server.output_file(result.outputs[key]["images"][0])
 
 
 def test_the_template_runs_as_it_is_but_shorter(server, graph):
@@ -80,7 +48,7 @@ def test_real_clips_through_sprites(server, graph, clip):
 def test_real_clips_through_a_native_wan(host, server, graph, clip):
     if not (server.base / "models" / "vae" / "tiny_wan_vae.safetensors").exists():
         write_wan(server.base / "models")
-    graph = wan(graph)
+    graph = through_wan(graph)
     by_type(graph)["SMA_LoadMotionClip"]["file"] = clip
     result = server.run(graph)
     assert result.status == "success", result.messages

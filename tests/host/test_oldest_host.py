@@ -1,0 +1,30 @@
+"""The oldest ComfyUI the pack claims to run on: it trains and samples there, through sprites and a native model."""
+
+from __future__ import annotations
+
+import harness
+import pytest
+from template import short_template, through_wan, video_of
+from tiny_models import write_wan
+
+
+@pytest.fixture(scope="module")
+def oldest():
+    python, _ = harness.ensure_environment()
+    with harness.serve(python, harness.find_host("0.24.0")) as client:
+        yield client
+
+
+def test_the_template_trains_and_samples(oldest):
+    graph = short_template()
+    result = oldest.run(graph)
+    assert result.status == "success", result.messages
+    assert video_of(result, graph, oldest).stat().st_size > 1000
+
+
+def test_a_native_wan_trains_and_samples(host, oldest):
+    write_wan(oldest.base / "models")
+    graph = through_wan(short_template())
+    result = oldest.run(graph)
+    assert result.status == "success", result.messages
+    assert video_of(result, graph, oldest).stat().st_size > 1000
