@@ -6,7 +6,7 @@ import torch
 from comfy_api.latest import io
 
 from ..sma import __version__, roles
-from ..sma.files import MotionLoRA, load_state
+from ..sma.files import MotionLoRA, load_state, state_about
 from ..sma.lora import attach
 from ..sma.losses import MotionLoss
 from ..sma.training import Phase, TrainingSettings, train
@@ -129,6 +129,8 @@ class TrainMotionLoRA(io.ComfyNode):
                     save_every=save_every,
                     prefix=save_prefix,
                 )
+                if state:
+                    run.resumed(resume_from, state_about(paths.state_path(resume_from)))
                 result = train(
                     host.denoise,
                     host.clip.split(1),

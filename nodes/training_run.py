@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Mapping
@@ -57,6 +58,13 @@ class TrainingRun:
         self.progress = Progress(model, steps, node_id)
         self.started = time.monotonic()
 
+    def resumed(self, name: str, about: Mapping[str, object]) -> None:
+        """Says where a resumed run differs from the one that left the state: it then goes on, but not as that one would have."""
+        same_as_json = json.loads(json.dumps(self.metadata))
+        differing = [key for key, value in same_as_json.items() if key in about and about[key] != value]
+        if differing:
+            logger.warning("%s was trained with other settings (%s) than this run.", name, ", ".join(differing))
+
     def on_step(self, info: StepInfo) -> None:
         """Reports a step, saves a checkpoint when one is due, and raises the host's cancel."""
         step = info.record.step
@@ -64,7 +72,7 @@ class TrainingRun:
         text = f"step {step}/{self.steps}  loss {info.record.loss:.4f}  {pace:.2f} steps/s"
         self.progress.update(step, text, info.x0_hat)
         if self.save_every and step % self.save_every == 0:
-            save_state(info.capture(), self.state_path)
+            save_state(info.capture(), self.state_path, self.metadata)
             path = paths.next_lora(f"{self.prefix}_step{step:05}")
             save_lora(self.adapter.export(LORA_PREFIX), self.metadata | {"steps": step}, path)
             logger.info("Saved %s", paths.shown(path))
@@ -76,7 +84,7 @@ class TrainingRun:
             return
         stopped = f"Stopped at step {state.step} of {self.steps}."
         try:
-            save_state(state, self.state_path)
+            save_state(state, self.state_path, self.metadata)
         except OSError as error:
             # What ended the run, the user's cancel above all, must reach the host and not be replaced by a full disk.
             text = f"{stopped} Its state could not be saved: {error}."

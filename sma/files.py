@@ -34,13 +34,24 @@ def save_lora(lora: Mapping[str, Tensor], metadata: Mapping[str, object], path: 
     _replace(path, {name: tensor.contiguous() for name, tensor in lora.items()}, text)
 
 
-def save_state(state: TrainingState, path: Path) -> None:
-    """Writes a training state. The old file of this name stays whole until the new one is complete."""
+def save_state(state: TrainingState, path: Path, about: Mapping[str, object] | None = None) -> None:
+    """Writes a training state. The old file of this name stays whole until the new one is complete.
+
+    Args:
+        about: JSON-able facts of the run, for :func:`state_about`.
+    """
     tensors = {f"adapter/{name}": tensor for name, tensor in state.adapter.items()}
     tensors |= {f"optimizer/{name}": tensor for name, tensor in state.optimizer.items()}
     tensors["generator"] = state.generator
     history = json.dumps([asdict(record) for record in state.history])
-    _replace(path, tensors, {"format": _STATE_FORMAT, "step": str(state.step), "history": history})
+    metadata = {"format": _STATE_FORMAT, "step": str(state.step), "history": history, "about": json.dumps(about or {})}
+    _replace(path, tensors, metadata)
+
+
+def state_about(path: Path) -> dict[str, object]:
+    """What :func:`save_state` was told about the run, without reading the tensors."""
+    with safe_open(path, framework="pt") as file:
+        return json.loads((file.metadata() or {}).get("about", "{}"))
 
 
 def load_state(path: Path) -> TrainingState:

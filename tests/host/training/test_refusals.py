@@ -57,6 +57,18 @@ def test_the_name_told_on_cancel_is_the_name_in_the_list(host, case, cancel_at_2
     assert f"Choose {name} in resume_from" in line
 
 
+def test_a_resume_with_other_settings_is_told(host, case, caplog):
+    paths = host.module("nodes.host.paths")
+    before = set(paths.saved_states())
+    case.train(steps=2, save_every=2)
+    (name,) = set(paths.saved_states()) - before
+    caplog.clear()
+    case.train(steps=3, resume_from=name)
+    assert "other settings" not in caplog.text
+    case.train(steps=3, resume_from=name, seed=5, learning_rate=1e-3)
+    assert f"{name} was trained with other settings (learning_rate, seed) than this run." in caplog.text
+
+
 def test_a_full_disk_does_not_replace_the_cancel(host, case, cancel_at_2, said, monkeypatch):
     import comfy.model_management as management
 
