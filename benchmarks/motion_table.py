@@ -102,17 +102,16 @@ def table(lines: Sequence[Line]) -> str:
 
 def conditions(lines: Sequence[Line]) -> str:
     """One paragraph on where the lines come from and what they cost."""
-    trained = [line for line in lines if line["losses"]]
-    total = sum(line["seconds"] for line in lines)
-    processes = sorted({line["processes"] for line in lines})
-    cost = f"{total / 60:.1f} minutes of cells in all"
-    if len(processes) == 1:
-        cost += f", about {total / 60 / processes[0]:.1f} minutes at {processes[0]} at a time with one thread each"
+    # CPU time: wall time says as much about what else the machine did.
+    total = sum(line["cpu_seconds"] for line in lines) / 60
+    processes = max(line["processes"] for line in lines)
+    cost = f"{len(lines)} cells took {total:.1f} minutes of CPU time, {total / processes:.1f} minutes on {processes} idle cores"
+    trained = [line["cpu_seconds"] for line in lines if line["losses"]]
     if trained:
-        cost += f"; a trained cell takes {statistics.mean(line['cpu_seconds'] for line in trained):.0f} s of CPU"
-    versions = [", ".join(sorted({line[key] for line in lines})) for key in ("pack", "torch", "machine")]
+        cost += f"; a trained cell {statistics.mean(trained):.0f} s"
+    versions = [", ".join(sorted({line[key] for line in lines})) for key in ("pack", "sources", "torch", "machine")]
     return (
-        f"`make bench-motion`: {cost}. Pack {versions[0]}, torch {versions[1]}, {versions[2]}, "
+        f"`make bench-motion`: {cost}. Pack {versions[0]} (sources {versions[1]}), torch {versions[2]}, {versions[3]}, "
         f"weights {lines[0]['weights_sha256'][:12]}."
     )
 

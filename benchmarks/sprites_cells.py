@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import time
 from dataclasses import asdict, dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import sma
 from sma import __version__
 from sma.lora import Adapter, attach
 from sma.losses import Denoising, MotionLoss, ResidualCosine, SpectralGlobal, SpectralLocal, WeightedTerm
@@ -144,7 +146,7 @@ def train_cell(model: SpritesModel, cell: Cell, protocol: Protocol) -> Training:
         seed=cell.seed,
     )
     before = gradient_ratio(denoise, clip, loss, adapter, settings) if cell.spectral else None
-    history = train(denoise, [clip], [Phase(loss)], adapter, settings).state.history[-_CLOSING_STEPS:]
+    history = train(denoise, [clip], [Phase(loss=loss)], adapter, settings).state.history[-_CLOSING_STEPS:]
     losses = {
         term.name: _mean([value for record in history for _, value in record.terms[term.name]]) for term in loss.terms
     }
@@ -242,6 +244,7 @@ def run_cell(cell: Cell, protocol: Protocol, weights: Path, sheets: Path | None 
         "seconds": time.perf_counter() - started,
         "cpu_seconds": time.process_time() - cpu_started,
         "pack": __version__,
+        "sources": sources(),
         "torch": torch.__version__,
         "machine": f"{platform.system()} {platform.machine()}",
     }
@@ -251,6 +254,14 @@ def run_cell(cell: Cell, protocol: Protocol, weights: Path, sheets: Path | None 
         rows += [(f"clip {number}", video) for number, video in enumerate(videos, 1)]
         contact_sheet(rows, title=cell.name).save(sheets / f"{cell.name}.png")
     return _rounded(result)
+
+
+def sources() -> str:
+    """Fingerprint of the package's code: figures hold for one state of it, a change in draws or rounding moves single cells."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(sma.__file__).parent.rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:8]
 
 
 def _mean(values: list[float] | list[bool]) -> float:
