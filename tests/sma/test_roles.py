@@ -147,7 +147,10 @@ def test_role_that_nothing_plays_is_refused_by_its_name():
 def test_network_of_no_known_family_is_refused_but_open_to_patterns():
     network = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
     for role in ("motion", "everything"):
-        with pytest.raises(ValueError, match=r"Sequential is no video network of a known family \(UNet3D, Wan, LTX-Video, HunyuanVideo\)"):
+        with pytest.raises(
+            ValueError,
+            match=r"Sequential is no video network of a known family \(UNet3D, Wan, LTX-Video, HunyuanVideo\)",
+        ):
             layers_of(network, role)
     assert matching(network, r"\d") == ["0", "2"]
 
