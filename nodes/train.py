@@ -99,13 +99,14 @@ class TrainMotionLoRA(io.ComfyNode):
                 device=host.clip.device,
             )
             try:
-                adapted = roles.describe(host.network, names, host.clip.shape[2])
+                adapted = roles.describe(host.network, names, host.clip.shape[2], host.frames)
                 say(node_id, adapted)
                 metadata = {
                     "method": " + ".join(term.name for term in motion_loss.terms),
                     "losses": motion_loss.describe(),
                     "base_model": type(model.model).__name__,
                     "prompt": text_behind(cls.hidden.prompt, node_id, "positive"),
+                    "frames": host.frames,
                     "latent_frames": host.clip.shape[2],
                     "adapted": adapted,
                     "layers": layers["layers"],

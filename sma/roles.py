@@ -143,12 +143,13 @@ def _select(network: nn.Module, expression: re.Pattern[str], wanted: str) -> lis
     return chosen
 
 
-def describe(network: nn.Module, names: Iterable[str], frames: int) -> str:
-    """One line on what is adapted, e.g. "UNet3D, 8 latent frames, 64 of 142 modules adapted"."""
+def describe(network: nn.Module, names: Iterable[str], latent_frames: int, frames: int) -> str:
+    """One line on what is adapted, e.g. "Wan, 4 latent frames (13 frames), 8 of 27 modules adapted"."""
     names = list(names)
     try:
         family = family_of(network).name
     except ValueError:
         family = type(network).__name__
     total = sum(is_adaptable(module) for module in network.modules())
-    return f"{family}, {frames} latent frames, {len(names)} of {total} modules adapted"
+    stands_for = f" ({frames} frames)" if frames != latent_frames else ""
+    return f"{family}, {latent_frames} latent frames{stands_for}, {len(names)} of {total} modules adapted"

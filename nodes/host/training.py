@@ -25,6 +25,7 @@ class HostDenoiser:
         kind: what the network predicts.
         sigma_at: noise level 0..1 (clean..noise) -> sigma.
         clip: the latent [N, C, F, H, W] in the model's own scaling.
+        frames: video frames that the latent frames stand for.
         mask: where to learn, [N, 1, F, H, W] in 0..1, or None.
     """
 
@@ -33,6 +34,7 @@ class HostDenoiser:
     kind: Kind
     sigma_at: Callable[[float], float]
     clip: Tensor
+    frames: int
     mask: Tensor | None
 
 
@@ -161,7 +163,8 @@ class _TrainingSampler(comfy.samplers.Sampler):
             network = inner.diffusion_model
             clip = latent_image.clone()
             mask = None if denoise_mask is None else denoise_mask[:, :1].clone()
-            self.result = self.job(HostDenoiser(denoise, network, kind_of(schedule), sigma_at, clip, mask))
+            frames = 1 + (clip.shape[2] - 1) * getattr(inner.latent_format, "temporal_downscale_ratio", 1)
+            self.result = self.job(HostDenoiser(denoise, network, kind_of(schedule), sigma_at, clip, frames, mask))
         return latent_image
 
 

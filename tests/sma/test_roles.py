@@ -181,9 +181,11 @@ def test_layers_that_pool_or_upsample_by_a_kernel_are_no_choice():
 
 def test_description_counts_what_is_adapted(unet, wan):
     names = layers_of(wan, "motion")
-    assert describe(wan, names, 5) == "Wan, 5 latent frames, 8 of 25 modules adapted"
-    assert describe(unet, iter(layers_of(unet, "motion")), 8).startswith("UNet3D, 8 latent frames, 92 of ")
-    assert describe(nn.Sequential(nn.Linear(1, 1)), ["0"], 2) == "Sequential, 2 latent frames, 1 of 1 modules adapted"
+    assert describe(wan, names, 5, 17) == "Wan, 5 latent frames (17 frames), 8 of 25 modules adapted"
+    assert describe(unet, iter(layers_of(unet, "motion")), 8, 8).startswith("UNet3D, 8 latent frames, 92 of ")
+    assert (
+        describe(nn.Sequential(nn.Linear(1, 1)), ["0"], 2, 2) == "Sequential, 2 latent frames, 1 of 1 modules adapted"
+    )
 
 
 @torch.no_grad()

@@ -176,6 +176,7 @@ def test_save_motion_lora_keeps_the_metadata(host, case):
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
         assert set(file.keys()) == set(lora)
+    assert metadata["frames"] == str(case.frames)
     assert metadata["base_model"] == type(case.model.model).__name__
     assert (metadata["prompt"], metadata["steps"], metadata["rank"], metadata["fps"]) == ("red square", "2", "4", "8.0")
     assert [term["weight"] for term in json.loads(metadata["losses"])] == [1.0, 0.4, 0.2]
