@@ -57,7 +57,10 @@ def report(folder: Path, facts: dict[str, Any], nodes: Mapping[str, Mapping[str,
             f"{worn.error:.1f} % of the frame width. This is one seed; benchmarks/README.md has many."
         )
     else:
-        facts["remark"] = "The motion score follows one sprite on a plain background; it does not apply to this clip."
+        facts["remark"] = (
+            "The motion score follows one sprite on a plain background; it does not apply to this clip. The sprites model has "
+            "never seen such pictures, so the LoRA takes over much of the clip's look too; real models are for real clips."
+        )
     (folder / "report.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     labels = ("reference clip", "without LoRA", "with motion LoRA")
     rows = [(label, clips[name]) for label, name in zip(labels, names, strict=True)]
