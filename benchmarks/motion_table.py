@@ -111,7 +111,7 @@ def conditions(lines: Sequence[Line]) -> str:
         cost += f"; a trained cell {statistics.mean(trained):.0f} s"
     versions = [", ".join(sorted({line[key] for line in lines})) for key in ("pack", "sources", "torch", "machine")]
     return (
-        f"`make bench-motion`: {cost}. Pack {versions[0]} (sources {versions[1]}), torch {versions[2]}, {versions[3]}, "
+        f"{cost}. Pack {versions[0]} (sources {versions[1]}), torch {versions[2]}, {versions[3]}, "
         f"weights {lines[0]['weights_sha256'][:12]}."
     )
 

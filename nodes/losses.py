@@ -155,6 +155,8 @@ class SpectralLoss(io.ComfyNode):
                 delta=form["delta"],
                 base=form["base"],
                 zero_border=form["zero_border"],
+                relative=form["relative"],
+                extra_levels=form["extra_levels"],
             )
         else:
             settings = PRESETS[form["form"]]
@@ -204,6 +206,18 @@ def _knobs() -> list[io.Input]:
         ),
         io.Boolean.Input(
             "zero_border", default=False, tooltip="Leave the outermost row and column of the spectrum out (paper)."
+        ),
+        io.Boolean.Input(
+            "relative",
+            default=True,
+            tooltip="Measure spectra against the clip's own amplitudes: the loss keeps its value over resolution (repaired).",
+        ),
+        io.Int.Input(
+            "extra_levels",
+            default=0,
+            min=0,
+            max=8,
+            tooltip="Added to the levels chosen by the number of frames, where levels is 0. The paper has one more.",
         ),
     ]
 

@@ -56,6 +56,9 @@ class TrainingRun:
         # Found before training: a bad prefix must not cost the state when the run is cut short.
         self.state_path = paths.next_state(prefix)
         self.progress = Progress(model, steps, node_id)
+        # The host looks for its cancel in forward operations only; the backward of a large UNet takes seconds.
+        for value in adapter.parameters():
+            value.register_hook(lambda _: raise_if_cancelled())
         self.started = time.monotonic()
 
     def resumed(self, name: str, about: Mapping[str, object]) -> None:
@@ -63,7 +66,9 @@ class TrainingRun:
         same_as_json = json.loads(json.dumps(self.metadata))
         differing = [key for key, value in same_as_json.items() if key in about and about[key] != value]
         if differing:
-            logger.warning("%s was trained with other settings (%s) than this run.", name, ", ".join(differing))
+            text = f"{name} was trained with other settings ({', '.join(differing)}) than this run."
+            say(self.node_id, text)
+            logger.warning(text)
 
     def on_step(self, info: StepInfo) -> None:
         """Reports a step, saves a checkpoint when one is due, and raises the host's cancel."""

@@ -19,7 +19,8 @@ sys.path.append(str(ROOT / "scripts"))
 import harness  # noqa: E402
 
 SHIPPED_FILES = {"LICENSE", "README.md", "__init__.py", "pyproject.toml", "requirements.txt"}
-SHIPPED_FOLDERS = {"clips", "nodes", "sma", "web", "workflows"}
+# docs and benchmarks: the pictures and the table the README links to.
+SHIPPED_FOLDERS = {"benchmarks", "clips", "docs", "nodes", "sma", "web", "workflows"}
 # The host looks for templates in all of these, but serves the files of only the first one it finds.
 TEMPLATE_FOLDERS = {"example_workflows", "example", "examples", "workflow", "workflows"}
 

@@ -14,7 +14,8 @@ def _next_file(folder: str, prefix: str) -> Path:
 
     The host refuses prefixes that lead outside output/; those that lead out of the folder are refused here.
     """
-    if not (Path("/") / folder / prefix).resolve().is_relative_to(Path("/") / folder):
+    base = Path(folder_paths.get_output_directory(), folder).resolve()
+    if not (base / prefix).resolve().is_relative_to(base):
         raise ValueError(f"The file name prefix {prefix!r} leads out of output/{folder}; choose a plain name.")
     directory, name, counter, _, _ = folder_paths.get_save_image_path(
         f"{folder}/{prefix}", folder_paths.get_output_directory()

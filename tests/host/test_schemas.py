@@ -107,11 +107,19 @@ def test_losses_come_out_as_asked(host):
         "delta": 0.2,
         "base": 0.5,
         "zero_border": True,
+        "relative": False,
+        "extra_levels": 3,
     }
     settings = aligned(form="custom", **custom)
     assert (settings.wave, settings.levels, settings.level_weights) == ("db2", 2, (1.0, 0.5, 2.0))
     assert (settings.residual, settings.phase, settings.norm) == ("absolute", "raw", "backward")
     assert (settings.delta, settings.base, settings.zero_border) == (0.2, 0.5, True)
+    assert (settings.relative, settings.extra_levels) == (False, 3)
+    (form,) = [item for item in host.node("SMA_SpectralLoss").GET_SCHEMA().inputs if item.id == "form"]
+    untouched = {item.id: item.default for item in form.options[-1].inputs}
+    assert aligned(form="custom", **untouched | {"residual": "signed", "phase": "wrapped", "norm": "ortho"}) == replace(
+        spectral.REPAIRED, **weights
+    )
     with pytest.raises(ValueError, match="numbers with commas"):
         aligned(form="custom", **custom | {"level_weights": "1; 2"})
     with pytest.raises(ValueError, match="nonsense"):

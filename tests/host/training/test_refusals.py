@@ -67,6 +67,38 @@ def test_a_resume_with_other_settings_is_told(host, case, caplog):
     assert "other settings" not in caplog.text
     case.train(steps=3, resume_from=name, seed=5, learning_rate=1e-3)
     assert f"{name} was trained with other settings (learning_rate, seed) than this run." in caplog.text
+    caplog.clear()
+    case.train(steps=3, resume_from=name, batch_size=1, accumulation=2)
+    assert "(batch_size, accumulation)" in caplog.text
+
+
+def test_cancel_is_heard_inside_backward(host, case, monkeypatch):
+    """UNets are not checkpointed, so nothing of the host runs in their backward."""
+    import comfy.model_management as management
+
+    losses = host.module("sma.losses")
+    reached = []
+
+    class CancelInBackward(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            management.interrupt_current_processing(True)
+            return gradient
+
+    class Cancelled(losses.Denoising):
+        def __call__(self, p, generator):
+            return CancelInBackward.apply(super().__call__(p, generator))
+
+    step = torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda *args, **kwargs: reached.append(1) or step(*args, **kwargs))
+    loss = losses.MotionLoss((losses.WeightedTerm("cancelled", 1.0, Cancelled()),))
+    with pytest.raises(management.InterruptProcessingException):
+        case.train(motion_loss=loss, checkpointing=False)
+    assert not reached
 
 
 def test_a_full_disk_does_not_replace_the_cancel(host, case, cancel_at_2, said, monkeypatch):
