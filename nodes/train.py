@@ -11,7 +11,7 @@ from ..sma.lora import attach
 from ..sma.losses import MotionLoss
 from ..sma.training import Phase, TrainingSettings, train
 from .host import paths
-from .host.graph import text_behind
+from .host.graph import fps_behind, prompt_behind
 from .host.progress import say
 from .host.training import HostDenoiser, run_in_training
 from .training_inputs import BY_PATTERN, NEW_RUN, advanced_inputs, main_inputs, model_inputs
@@ -105,7 +105,8 @@ class TrainMotionLoRA(io.ComfyNode):
                     "method": " + ".join(term.name for term in motion_loss.terms),
                     "losses": motion_loss.describe(),
                     "base_model": type(model.model).__name__,
-                    "prompt": text_behind(cls.hidden.prompt, node_id, "positive"),
+                    "prompt": prompt_behind(cls.hidden.prompt, node_id, "positive"),
+                    "fps": fps_behind(cls.hidden.prompt, node_id, "latent"),
                     "frames": host.frames,
                     "latent_frames": host.clip.shape[2],
                     "adapted": adapted,

@@ -27,7 +27,7 @@ class TrainingRun:
         node_id: the node that reports.
         model: the host's MODEL, for previews.
         adapter: what is trained.
-        metadata: goes into every LoRA file; ``adapted`` is what the node says it trained.
+        metadata: goes into every LoRA file, but for what is None or empty; ``adapted`` is what the node says it trained.
         steps: optimizer steps in all.
         first_step: steps a resumed state has behind it.
         save_every: steps between checkpoints, 0 for none.
@@ -48,7 +48,7 @@ class TrainingRun:
     ) -> None:
         self.node_id = node_id
         self.adapter = adapter
-        self.metadata = dict(metadata)
+        self.metadata = {name: value for name, value in metadata.items() if value not in (None, "")}
         self.steps = steps
         self.first_step = first_step
         self.save_every = save_every

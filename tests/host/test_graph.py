@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 from template import by_type, short_template, through_wan, video_of
 from tiny_models import write_wan
 
@@ -31,9 +32,14 @@ def clip(request, server) -> str:
 
 
 def test_the_template_runs_as_it_is_but_shorter(server, graph):
+    by_type(graph)["SMA_TrainMotionLoRA"].update(save_every=3, save_prefix="shorter")
     result = server.run(graph)
     assert result.status == "success", result.messages
     assert video_of(result, graph, server).stat().st_size > 1000
+    (lora,) = (server.base / "output" / "loras").glob("shorter*")
+    with safe_open(lora, framework="pt") as file:
+        metadata = file.metadata()
+    assert (metadata["prompt"], metadata["fps"], metadata["frames"]) == ("red circle", "8.0", "8")
 
 
 @needs_clips
@@ -67,8 +73,6 @@ def test_cancel_keeps_a_state_that_resumes(server, graph):
     result = server.run(graph, on_event=interrupt_once_it_runs)
     assert result.event("execution_interrupted"), result.messages
     (state,) = (server.base / "output" / "spectral_motion").glob("cancelled*.safetensors")
-    from safetensors import safe_open
-
     with safe_open(state, framework="pt") as file:
         step = int(file.metadata()["step"])
     assert step >= 1
