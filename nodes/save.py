@@ -30,7 +30,7 @@ class SaveMotionLoRA(io.ComfyNode):
                     "prompt",
                     default="",
                     optional=True,
-                    tooltip="The prompt it was trained with, kept in the file. Conditioning does not carry its text.",
+                    tooltip="The prompt it was trained with, kept in the file. Empty: what the trainer found in the graph.",
                 ),
                 io.Float.Input(
                     "fps",
@@ -38,7 +38,8 @@ class SaveMotionLoRA(io.ComfyNode):
                     min=0.0,
                     max=1000.0,
                     optional=True,
-                    tooltip="Frame rate the clip was read at, from Load Motion Clip, kept in the file. 0: unknown.",
+                    tooltip="Frame rate the clip was read at, from Load Motion Clip, kept in the file. "
+                    "0: what the trainer found in the graph.",
                 ),
             ],
             outputs=[],

@@ -65,7 +65,8 @@ class TrainMotionLoRA(io.ComfyNode):
         save_prefix: str,
         checkpointing: bool,
     ) -> io.NodeOutput:
-        state = None if resume_from == NEW_RUN else load_state(paths.state_path(resume_from))
+        state_file = None if resume_from == NEW_RUN else paths.state_path(resume_from)
+        state = load_state(state_file) if state_file else None
         node_id = cls.hidden.unique_id
 
         def job(host: HostDenoiser) -> tuple[MotionLoRA, list[float]]:
@@ -135,8 +136,8 @@ class TrainMotionLoRA(io.ComfyNode):
                     save_every=save_every,
                     prefix=save_prefix,
                 )
-                if state:
-                    run.resumed(resume_from, state_about(paths.state_path(resume_from)))
+                if state_file:
+                    run.resumed(resume_from, state_about(state_file))
                 result = train(
                     host.denoise,
                     host.clip.split(1),

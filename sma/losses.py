@@ -145,45 +145,45 @@ class Debiased(LossTerm):
 
 
 @dataclass(frozen=True)
-class SpectralGlobal(LossTerm):
-    """`spectral.global_loss` between x0 and x0_hat."""
+class _Spectral(LossTerm):
+    """A distance between x0 and x0_hat in a transform, of which x0's half can be held."""
 
-    kind: ClassVar[str] = "spectral_global"
+    transform: ClassVar[type[GlobalTransform] | type[LocalTransform]]
     needs_motion: ClassVar[bool] = True
     settings: SpectralSettings
-    reference: GlobalTransform | None = field(default=None, repr=False, compare=False)
+    reference: GlobalTransform | LocalTransform | None = field(default=None, repr=False, compare=False)
 
-    def __call__(self, p: Prediction, generator: torch.Generator) -> Tensor:
-        return (self.reference or GlobalTransform.of(p.x0, self.settings)).compare(p.x0_hat)
+    def _compare(self, p: Prediction) -> Any:
+        return (self.reference or self.transform.of(p.x0, self.settings)).compare(p.x0_hat)
 
-    def bind(self, x0: Tensor) -> SpectralGlobal:
+    def bind(self, x0: Tensor) -> _Spectral:
         # Outside inference mode: its tensors could not be saved for a backward pass.
         with torch.inference_mode(False), torch.no_grad():
-            return replace(self, reference=GlobalTransform.of(x0, self.settings))
+            return replace(self, reference=self.transform.of(x0, self.settings))
 
     def describe(self) -> dict[str, Any]:
         return {"kind": self.kind, **asdict(self.settings)}
 
 
-@dataclass(frozen=True)
-class SpectralLocal(LossTerm):
-    """Sum of both values of `spectral.local_loss` between x0 and x0_hat."""
+class SpectralGlobal(_Spectral):
+    """`spectral.global_loss` between x0 and x0_hat."""
 
-    kind: ClassVar[str] = "spectral_local"
-    needs_motion: ClassVar[bool] = True
-    settings: SpectralSettings
-    reference: LocalTransform | None = field(default=None, repr=False, compare=False)
+    kind = "spectral_global"
+    transform = GlobalTransform
 
     def __call__(self, p: Prediction, generator: torch.Generator) -> Tensor:
-        amplitude, phase = (self.reference or LocalTransform.of(p.x0, self.settings)).compare(p.x0_hat)
+        return self._compare(p)
+
+
+class SpectralLocal(_Spectral):
+    """Sum of both values of `spectral.local_loss` between x0 and x0_hat."""
+
+    kind = "spectral_local"
+    transform = LocalTransform
+
+    def __call__(self, p: Prediction, generator: torch.Generator) -> Tensor:
+        amplitude, phase = self._compare(p)
         return amplitude + phase
-
-    def bind(self, x0: Tensor) -> SpectralLocal:
-        with torch.inference_mode(False), torch.no_grad():
-            return replace(self, reference=LocalTransform.of(x0, self.settings))
-
-    def describe(self) -> dict[str, Any]:
-        return {"kind": self.kind, **asdict(self.settings)}
 
 
 @dataclass(frozen=True)

@@ -39,10 +39,10 @@ def load_model(
     path: Path | str = sprites.DEFAULT_WEIGHTS, *, disable_dynamic: bool = False
 ) -> comfy.model_patcher.ModelPatcher:
     """MODEL from a sprites weights file."""
-    loaded = sprites.load_sprites(path)
+    config, weights = sprites.read_weights(path)
     return model_from_unet3d(
-        loaded.unet.state_dict(),
-        loaded.config,
+        weights["unet"],
+        config,
         sprites.SAMPLING_SETTINGS,
         comfy.model_base.ModelType.V_PREDICTION,
         SpritesLatent,
@@ -54,9 +54,9 @@ def load_model(
 
 def load_clip(path: Path | str = sprites.DEFAULT_WEIGHTS) -> comfy.sd.CLIP:
     """CLIP whose vocabulary is the sprites' colours and shapes."""
-    prompt = sprites.load_sprites(path).prompt
+    _, weights = sprites.read_weights(path)
     target = comfy.supported_models_base.ClipTarget(_Tokenizer, _TextEncoder)
-    return comfy.sd.CLIP(target, state_dict=prompt.state_dict(), model_options={"dtype": torch.float32})
+    return comfy.sd.CLIP(target, state_dict=weights["prompt"], model_options={"dtype": torch.float32})
 
 
 class _Tokenizer:

@@ -151,16 +151,28 @@ def save(model: SpritesModel, path: Path, training: Mapping[str, Any] | None = N
     save_file(tensors, str(path), metadata)
 
 
-def load_sprites(path: Path | str = DEFAULT_WEIGHTS) -> SpritesModel:
-    """Read weights written by `save`, in evaluation mode, on the CPU, in float32."""
+def read_weights(path: Path | str = DEFAULT_WEIGHTS) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+    """The UNet's config, and the state dicts "unet" and "prompt", of a file written by `save`."""
     from safetensors import safe_open
 
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"No sprites weights at {path}; rebuild them with python -m sma.sprites.train.")
+        raise FileNotFoundError(
+            f"There are no sprites weights at {path}; rebuild them with python -m sma.sprites.train."
+        )
+    parts: dict[str, dict[str, Tensor]] = {"unet": {}, "prompt": {}}
     with safe_open(str(path), framework="pt") as file:
         config = json.loads(file.metadata()["config"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
-    model = SpritesModel(config["unet"])
-    model.load_state_dict(tensors)
+        for name in file.keys():
+            part, _, key = name.partition(".")
+            parts[part][key] = file.get_tensor(name)
+    return config["unet"], parts
+
+
+def load_sprites(path: Path | str = DEFAULT_WEIGHTS) -> SpritesModel:
+    """Read weights written by `save`, in evaluation mode, on the CPU, in float32."""
+    config, parts = read_weights(path)
+    model = SpritesModel(config)
+    model.unet.load_state_dict(parts["unet"])
+    model.prompt.load_state_dict(parts["prompt"])
     return model.eval()
