@@ -14,7 +14,7 @@ from torch import nn
 from .lora import is_adaptable
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Family:
     """One kind of video network.
 
@@ -47,6 +47,21 @@ FAMILIES = (
             "feed-forward": r".*\.attentions\.\d+\.transformer_blocks\.\d+\.ff\.net\.(0\.proj|2)",
         },
         motion=("temporal attention", "temporal feed-forward", "temporal convolution", "temporal input"),
+    ),
+    Family(
+        name="AnimateDiff",
+        signature=r".*motion_modules\.\d+\.transformer_blocks\.\d+\.attn1",
+        roles={
+            # The sites that MotionDirector's AnimateDiff port trains; files for AnimateDiff-Evolved hold no others.
+            "temporal attention": r".*motion_modules\.\d+\.transformer_blocks\.\d+\.attn[12]\.to_(q|k|v|out\.0)",
+            "temporal feed-forward": r".*motion_modules\.\d+\.transformer_blocks\.\d+\.ff\.net\.(0\.proj|2)",
+            "temporal projection": r".*motion_modules\.\d+\.proj_(in|out)",
+            "spatial attention": r".*\.attentions\.\d+\.transformer_blocks\.\d+\.attn1\.to_(q|k|v|out\.0)",
+            "cross-attention": r".*\.attentions\.\d+\.transformer_blocks\.\d+\.attn2\.to_(q|k|v|out\.0)",
+            "feed-forward": r".*\.attentions\.\d+\.transformer_blocks\.\d+\.ff\.net\.(0\.proj|2)",
+            "spatial projection": r".*\.attentions\.\d+\.proj_(in|out)",
+        },
+        motion=("temporal attention", "temporal feed-forward"),
     ),
     Family(
         name="Wan",
@@ -99,6 +114,18 @@ def family_of(network: nn.Module) -> Family:
         f"{type(network).__name__} is no video network of a known family ({', '.join(f.name for f in FAMILIES)}). "
         "Choose its layers by a regular expression."
     )
+
+
+def family_of_layers(names: Iterable[str]) -> Family | None:
+    """The family whose roles know most of these layer names, as of a LoRA file that adapts some; None where none knows any."""
+    names = list(names)
+    known = {family: sum(_plays_any(family, name) for name in names) for family in FAMILIES}
+    best = max(FAMILIES, key=known.__getitem__)
+    return best if known[best] else None
+
+
+def _plays_any(family: Family, name: str) -> bool:
+    return any(re.fullmatch(pattern, name) for pattern in family.roles.values())
 
 
 def layers_of(network: nn.Module, role: str) -> list[str]:

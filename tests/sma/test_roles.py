@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sma.networks.unet3d import build_unet3d
-from sma.roles import FAMILIES, ROLES, describe, family_of, layers_of, matching
+from sma.roles import FAMILIES, ROLES, describe, family_of, family_of_layers, layers_of, matching
 from sma.sprites.model import UNET_CONFIG
 
 SITES = Path(__file__).parents[1] / "golden" / "motiondirector" / "lora_file_order_zeroscope.json"
@@ -206,3 +206,21 @@ def test_frames_meet_only_in_the_motion_layers_of_a_unet3d():
     for layer in motion:
         nn.init.zeros_(layer.weight)
     assert (first_frame(x) - first_frame(changed)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    "names, family",
+    [
+        (["down_blocks.0.temp_attentions.0.transformer_blocks.0.attn1.to_q"], "UNet3D"),
+        (["mid_block.motion_modules.0.transformer_blocks.0.attn2.to_out.0"], "AnimateDiff"),
+        (["blocks.0.self_attn.q", "blocks.0.no_such_layer"], "Wan"),
+        (["transformer_blocks.3.attn1.to_k"], "LTX-Video"),
+        (["single_blocks.0.linear1"], "HunyuanVideo"),
+    ],
+)
+def test_the_family_of_a_file_is_read_from_its_layer_names(names, family):
+    assert family_of_layers(names).name == family
+
+
+def test_unknown_layer_names_belong_to_no_family():
+    assert family_of_layers(["conv_in", "head"]) is None
