@@ -149,7 +149,7 @@ def test_network_of_no_known_family_is_refused_but_open_to_patterns():
     for role in ("motion", "everything"):
         with pytest.raises(
             ValueError,
-            match=r"Sequential is no video network of a known family \(UNet3D, Wan, LTX-Video, HunyuanVideo\)",
+            match=r"Sequential is no video network of a known family \(UNet3D, AnimateDiff, Wan, LTX-Video, HunyuanVideo\)",
         ):
             layers_of(network, role)
     assert matching(network, r"\d") == ["0", "2"]
