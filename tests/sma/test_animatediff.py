@@ -65,7 +65,7 @@ def reference(request) -> tuple[str, nn.Module, nn.Module, nn.Module]:
 
     unet = filled(UNet2DConditionModel.from_config(dict(UNET2D)), 1)
     adapter = filled(MotionAdapter(**adapter_config(request.param)), 2)
-    return request.param, unet, adapter, network.eval()
+    return request.param, unet, adapter, UNetMotionModel.from_unet2d(unet, adapter).eval()
 
 
 def original(adapter: nn.Module, *, prefix: str = "", positions: bool = True) -> dict[str, Tensor]:
