@@ -1,4 +1,4 @@
-"""Which layers of a network carry motion: per family, a role's name and the modules that play it.
+"""Which layers of a network carry motion, and which clips it takes: one entry per family.
 
 A family is recognised by the names of its modules, so the same table serves a network in any host. Adding one is adding an entry.
 """
@@ -6,11 +6,12 @@ A family is recognised by the names of its modules, so the same table serves a n
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from torch import nn
 
+from . import blocks, variants
 from .lora import is_adaptable
 
 
@@ -23,12 +24,39 @@ class Family:
         signature: a pattern; a network with a module name that matches fully is of this family.
         roles: role -> pattern over module names (full match) of the linear and convolution layers that play it.
         motion: the roles adapted by default, because motion lives there.
+        joint: attention runs over space and time together, so no layer is about motion alone.
+        temporal: frames that one latent frame stands for; the first stands for itself, so clips have 1 + n * temporal frames.
+        spatial: side, in pixels, of what the family's VAE makes one latent pixel.
+        patch: side, in latent pixels, of what the network makes one token.
+        blocks: names of the module lists that hold its blocks, in the order they run; they are numbered through.
+        positions: a pattern over buffers [1, F, width] of which the shortest bounds the frames, if the network has such.
+        variant: which member of the family a network is.
     """
 
     name: str
     signature: str
     roles: dict[str, str]
     motion: tuple[str, ...]
+    joint: bool = False
+    temporal: int = 1
+    spatial: int = 8
+    patch: int = 1
+    blocks: tuple[str, ...] = ()
+    positions: str = ""
+    variant: Callable[[nn.Module], str] | None = None
+
+    @property
+    def size_multiple(self) -> int:
+        """Sides of a clip, in pixels, that the network sees without padding or cropping are multiples of this."""
+        return self.spatial * self.patch
+
+    def nearest_frames(self, frames: int) -> int:
+        """The legal frame count nearest to ``frames``, of two the longer one, and at least 2 latent frames."""
+        return 1 + self.temporal * max(1, (frames - 1 + self.temporal // 2) // self.temporal)
+
+    def nearest_side(self, pixels: int) -> int:
+        """The multiple of :attr:`size_multiple` nearest to ``pixels``."""
+        return max(1, round(pixels / self.size_multiple)) * self.size_multiple
 
 
 FAMILIES = (
@@ -62,17 +90,22 @@ FAMILIES = (
             "spatial projection": r".*\.attentions\.\d+\.proj_(in|out)",
         },
         motion=("temporal attention", "temporal feed-forward"),
+        positions=r".*motion_modules\.\d+\.transformer_blocks\.\d+\.pos_embed\.pe",
     ),
     Family(
         name="Wan",
         signature=r"blocks\.\d+\.self_attn\.norm_q",
         roles={
             "self-attention": r"blocks\.\d+\.self_attn\.(q|k|v|o)",
-            "cross-attention": r"blocks\.\d+\.cross_attn\.(q|k|v|o)",
+            "cross-attention": r"blocks\.\d+\.cross_attn\.(q|k|v|o|k_img|v_img)",
             "feed-forward": r"blocks\.\d+\.ffn\.(0|2)",
         },
-        # Its attention runs over space and time together: no layer is about motion alone.
         motion=("self-attention",),
+        joint=True,
+        temporal=4,
+        patch=2,
+        blocks=("blocks",),
+        variant=variants.wan,
     ),
     Family(
         name="LTX-Video",
@@ -83,10 +116,15 @@ FAMILIES = (
             "feed-forward": r"transformer_blocks\.\d+\.ff\.net\.(0\.proj|2)",
         },
         motion=("self-attention",),
+        joint=True,
+        temporal=8,
+        spatial=32,
+        blocks=("transformer_blocks",),
     ),
     Family(
         name="HunyuanVideo",
-        signature=r"double_blocks\.\d+\.img_attn\.qkv",
+        # Flux has the same blocks, but not this reader of the text.
+        signature=r"txt_in\.individual_token_refiner\.blocks\.\d+\.norm1",
         roles={
             # Video and text attend to each other in one attention; the single blocks fuse it with their feed-forward.
             "self-attention": r"double_blocks\.\d+\.(img|txt)_attn\.(qkv|proj)",
@@ -94,6 +132,11 @@ FAMILIES = (
             "fused attention": r"single_blocks\.\d+\.linear[12]",
         },
         motion=("self-attention", "fused attention"),
+        joint=True,
+        temporal=4,
+        patch=2,
+        blocks=("double_blocks", "single_blocks"),
+        variant=variants.hunyuan,
     ),
 )
 
@@ -170,13 +213,68 @@ def _select(network: nn.Module, expression: re.Pattern[str], wanted: str) -> lis
     return chosen
 
 
-def describe(network: nn.Module, names: Iterable[str], latent_frames: int, frames: int) -> str:
-    """One line on what is adapted, e.g. "Wan, 4 latent frames (13 frames), 8 of 27 modules adapted"."""
+def in_blocks(network: nn.Module, names: Iterable[str], ranges: str) -> list[str]:
+    """Those of the layers that lie in blocks such as ``"0-9, 20-29"``, both ends included; all of them for ``""``.
+
+    Raises:
+        ValueError: no such ranges, blocks that the network lacks, a family without numbered blocks, or no layer left.
+    """
     names = list(names)
+    if not ranges.strip():
+        return names
+    family = family_of(network)
+    if not family.blocks:
+        raise ValueError(f"{family.name} has no numbered blocks; leave blocks empty or choose by a regular expression.")
+    number = blocks.numbers(network, family.blocks)
+    wanted = blocks.parse(ranges, len(number))
+    chosen = [name for name in names if number.get(blocks.of(name)) in wanted]
+    if not chosen:
+        raise ValueError(
+            f"None of the {len(names)} chosen layers lies in blocks {ranges!r}. Choose other blocks or layers."
+        )
+    return chosen
+
+
+def check_frames(network: nn.Module, frames: int) -> None:
+    """Nothing where the network can place so many latent frames in time; it is silent about unknown families.
+
+    Raises:
+        ValueError: the network's table of frame positions is shorter.
+    """
+    family = _known_family(network)
+    if family is None or not family.positions:
+        return
+    tables = (buffer for name, buffer in network.named_buffers() if re.fullmatch(family.positions, name))
+    most = min((table.shape[1] for table in tables), default=frames)
+    if frames > most:
+        raise ValueError(
+            f"The clip has {frames} frames and this {family.name} model places at most {most}. Shorten it."
+        )
+
+
+def variant_of(network: nn.Module) -> str:
+    """Which member of its family a network is, such as ``"2.1 t2v"``; "" where the family is unknown or has but one."""
+    family = _known_family(network)
+    return family.variant(network) if family is not None and family.variant is not None else ""
+
+
+def describe(network: nn.Module, names: Iterable[str], latent_frames: int, frames: int) -> str:
+    """One line on what is adapted, e.g. "Wan 2.1 t2v, 30 blocks, 21 latent frames (81 frames), 120 of 307 modules adapted, attention
+    joint over space and time"."""
+    names = list(names)
+    family = _known_family(network)
+    parts = [" ".join(filter(None, [family.name if family else type(network).__name__, variant_of(network)]))]
+    if family and family.blocks:
+        parts.append(f"{len(blocks.numbers(network, family.blocks))} blocks")
+    parts.append(f"{latent_frames} latent frames" + (f" ({frames} frames)" if frames != latent_frames else ""))
+    parts.append(f"{len(names)} of {sum(is_adaptable(module) for module in network.modules())} modules adapted")
+    if family and family.joint:
+        parts.append("attention joint over space and time")
+    return ", ".join(parts)
+
+
+def _known_family(network: nn.Module) -> Family | None:
     try:
-        family = family_of(network).name
+        return family_of(network)
     except ValueError:
-        family = type(network).__name__
-    total = sum(is_adaptable(module) for module in network.modules())
-    stands_for = f" ({frames} frames)" if frames != latent_frames else ""
-    return f"{family}, {latent_frames} latent frames{stands_for}, {len(names)} of {total} modules adapted"
+        return None
