@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from ...sma.sprites import model as sprites
 from ...sma.sprites.prompt import PromptEmbedding, tokenize
-from .unet3d import model_from_unet3d
+from .unet3d import HostUNet3D
+from .wrapped import model_from_network
 
 
 class SpritesLatent(comfy.latent_formats.LatentFormat):
@@ -40,7 +41,8 @@ def load_model(
 ) -> comfy.model_patcher.ModelPatcher:
     """MODEL from a sprites weights file."""
     config, weights = sprites.read_weights(path)
-    return model_from_unet3d(
+    return model_from_network(
+        HostUNet3D,
         weights["unet"],
         config,
         sprites.SAMPLING_SETTINGS,
@@ -48,7 +50,7 @@ def load_model(
         SpritesLatent,
         "Sprites",
         lambda disable_dynamic=False: load_model(path, disable_dynamic=disable_dynamic),
-        disable_dynamic,
+        disable_dynamic=disable_dynamic,
     )
 
 

@@ -1,0 +1,105 @@
+"""Model folders as diffusers saves them: which there are, what they hold, and their noise schedule in the host's terms."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from comfy.model_base import ModelType
+
+_INDEX = "model_index.json"
+# The host named its schedules after the latent diffusion code, where "linear" was linear in the square root of beta.
+_BETA_SCHEDULES = {"scaled_linear": "linear", "linear": "sqrt_linear", "squaredcos_cap_v2": "cosine"}
+_MODEL_TYPES = {"epsilon": ModelType.EPS, "v_prediction": ModelType.V_PREDICTION}
+
+
+def model_folders(network: str) -> list[str]:
+    """Names of the folders under models/diffusers whose unet is of this diffusers class, relative to there and sorted."""
+    return sorted(name for name, folder in _folders().items() if unet_class(folder) == network)
+
+
+def folder_path(name: str) -> Path:
+    """The folder that :func:`model_folders` lists under this name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if (folder := _folders().get(name)) is None:
+        raise ValueError(f"There is no model folder {name!r} under models/diffusers; choose one from the list.")
+    return folder
+
+
+def _folders() -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for base in folder_paths.get_folder_paths("diffusers"):
+        for root, folders, files in os.walk(base, followlinks=True):
+            if _INDEX in files:
+                found.setdefault(Path(root).relative_to(base).as_posix(), Path(root))
+                folders.clear()  # components; the host asks for this list often
+    return found
+
+
+def unet_class(folder: Path) -> str | None:
+    """The diffusers class that model_index.json names for the unet; None where there is no unet."""
+    try:
+        entry = read_json(folder / _INDEX).get("unet")
+    except ValueError:  # a damaged file of some other model must not empty the list
+        return None
+    return entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A config file.
+
+    Raises:
+        ValueError: missing, damaged, or no JSON object.
+    """
+    shown = "/".join(path.parts[-3:])
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{shown} is missing. Copy the whole model folder, with its small .json files.") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{shown} is no JSON ({error}). Download it again.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{shown} holds a {type(content).__name__}; a config is needed. Download it again.")
+    return content
+
+
+def component_config(folder: Path, component: str) -> dict[str, Any]:
+    """``config.json`` of a component such as unet, vae or text_encoder."""
+    return read_json(folder / component / "config.json")
+
+
+def scheduler_config(folder: Path) -> dict[str, Any]:
+    return read_json(folder / "scheduler" / "scheduler_config.json")
+
+
+def sampling_of(config: Mapping[str, Any]) -> tuple[dict[str, Any], ModelType]:
+    """The host's sampling_settings and ModelType of a diffusers ``scheduler_config.json``.
+
+    What is left out takes the values of diffusers' DDIMScheduler, the scheduler these models are published with.
+
+    Raises:
+        ValueError: betas or a prediction that the host cannot express.
+    """
+    if config.get("trained_betas"):
+        raise ValueError("The scheduler has trained_betas; only named beta schedules are known. Use another model.")
+    schedule = config.get("beta_schedule", "linear")
+    if schedule not in _BETA_SCHEDULES:
+        raise ValueError(f"The scheduler's beta_schedule is {schedule!r}; known are {', '.join(_BETA_SCHEDULES)}.")
+    prediction = config.get("prediction_type", "epsilon")
+    if prediction not in _MODEL_TYPES:
+        raise ValueError(f"The scheduler's prediction_type is {prediction!r}; known are {', '.join(_MODEL_TYPES)}.")
+    settings = {
+        "beta_schedule": _BETA_SCHEDULES[schedule],
+        "linear_start": config.get("beta_start", 0.0001),
+        "linear_end": config.get("beta_end", 0.02),
+        "timesteps": config.get("num_train_timesteps", 1000),
+        "zsnr": bool(config.get("rescale_betas_zero_snr", False)),
+    }
+    return settings, _MODEL_TYPES[prediction]
