@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 from typing_extensions import override
 
+from .animatediff import LoadAnimateDiffModel
 from .clip import EmptyVideoLatent, LoadMotionClip
 from .losses import AlignmentLoss, SpectralLoss
 from .residuals import MotionResiduals
@@ -21,6 +22,7 @@ class SpectralMotionExtension(ComfyExtension):
             EmptyVideoLatent,
             MotionResiduals,
             LoadSpritesModel,
+            LoadAnimateDiffModel,
             AlignmentLoss,
             SpectralLoss,
             TrainMotionLoRA,

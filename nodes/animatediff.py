@@ -1,0 +1,81 @@
+"""AnimateDiff: a Stable Diffusion 1.5 that learned to move."""
+
+from __future__ import annotations
+
+import folder_paths
+from comfy_api.latest import io
+
+from .host import animatediff
+from .host.diffusers_folder import model_folders
+from .host.wrapped import STORAGE
+
+
+class LoadAnimateDiffModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SMA_LoadAnimateDiffModel",
+            display_name="Load AnimateDiff Model",
+            category="Spectral Motion/models",
+            description="Stable Diffusion 1.5 with an AnimateDiff motion module as one video model: 16 frames of 512x512 at 8 fps are "
+            "what the published modules were trained on.",
+            search_aliases=["animatediff", "motion module", "motion adapter", "mm_sd_v15", "v3_sd15_mm", "sd1.5 video"],
+            inputs=[
+                io.DynamicCombo.Input(
+                    "base",
+                    tooltip="The image model, any Stable Diffusion 1.5. No SD 2, SDXL or inpainting model.",
+                    options=[
+                        io.DynamicCombo.Option(
+                            "checkpoint",
+                            [
+                                io.Combo.Input(
+                                    "checkpoint",
+                                    options=folder_paths.get_filename_list("checkpoints"),
+                                    tooltip="A single file in models/checkpoints.",
+                                )
+                            ],
+                        ),
+                        io.DynamicCombo.Option(
+                            "diffusers folder",
+                            [
+                                io.Combo.Input(
+                                    "folder",
+                                    options=model_folders("UNet2DConditionModel"),
+                                    tooltip="A folder in models/diffusers with unet, vae, text_encoder and scheduler in it.",
+                                )
+                            ],
+                        ),
+                    ],
+                ),
+                io.Combo.Input(
+                    "motion_module",
+                    options=animatediff.motion_modules(),
+                    tooltip="A file in models/animatediff_models, such as v3_sd15_mm.ckpt or mm_sd_v15_v2.ckpt, or a MotionAdapter folder in "
+                    "models/diffusers. v1 modules take at most 24 frames, v2 and v3 take 32.",
+                ),
+                io.Combo.Input(
+                    "weights",
+                    options=list(STORAGE),
+                    tooltip="What the weights are kept in. 'as stored' follows the files; float16 or bfloat16 halves float32; "
+                    "float8 halves that again and changes the picture a little.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(
+                    display_name="model", tooltip="Text-to-video model for core KSampler and Train Motion LoRA."
+                ),
+                io.Clip.Output(display_name="clip", tooltip="The base model's text encoder."),
+                io.Vae.Output(
+                    display_name="vae", tooltip="The base model's VAE; it takes and gives videos, frame by frame."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, base: dict, motion_module: str, weights: str) -> io.NodeOutput:
+        if base["base"] == "checkpoint":
+            source = animatediff.Checkpoint(base["checkpoint"])
+        else:
+            source = animatediff.Folder(base["folder"])
+        model = animatediff.load_model(source, motion_module, STORAGE[weights])
+        return io.NodeOutput(model, source.clip(), source.vae())
