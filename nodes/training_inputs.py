@@ -10,6 +10,7 @@ from .types import MotionLossSocket
 
 NEW_RUN = "start anew"
 BY_PATTERN = "regular expression"
+ONE_MODEL = "one model for all noise"
 
 
 def model_inputs() -> list[io.Input]:
@@ -174,5 +175,37 @@ def advanced_inputs() -> list[io.Input]:
             advanced=True,
             tooltip="Runs each transformer block again in backward instead of keeping its activations: far less memory, "
             "about a third more time. No effect on UNets.",
+        ),
+    ]
+
+
+def later_inputs() -> list[io.Input]:
+    """What was added since the first release; optional, so that prompts in API format saved before still run."""
+    return [
+        io.Combo.Input(
+            "expert",
+            options=[ONE_MODEL, "high noise", "low noise"],
+            optional=True,
+            tooltip="Wan 2.2 comes as two models, one for high noise and one for low. Say which one is connected: it learns "
+            "at the noise it will see, and its files are named after it. One Train node for each trains both.",
+        ),
+        io.Float.Input(
+            "expert_boundary",
+            default=0.0,
+            min=0.0,
+            max=0.999,
+            step=0.005,
+            optional=True,
+            advanced=True,
+            tooltip="Sigma at which the low noise expert takes over. 0: as Wan 2.2 was trained, 0.875 for text-to-video and "
+            "0.9 for image-to-video.",
+        ),
+        io.String.Input(
+            "blocks",
+            default="",
+            optional=True,
+            advanced=True,
+            tooltip="Only layers of these transformer blocks learn, such as 0-9, 20-29. Empty: those of all blocks. "
+            "HunyuanVideo's single blocks are numbered on from its double blocks.",
         ),
     ]

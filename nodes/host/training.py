@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ...sma.prediction import Kind
 from .gradients import differentiable
+from .inputs import check_conditioning, check_latent
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,6 @@ class HostDenoiser:
     mask: Tensor | None
 
 
-# Conditioning that holds for some noise levels or places only: the rest would be denoised without the network.
-_PARTIAL = ("start_percent", "end_percent", "area", "mask")
-
-
 def run_in_training(
     model: Any,
     latent: Tensor,
@@ -59,7 +56,7 @@ def run_in_training(
     Args:
         model: the host's MODEL (a ModelPatcher).
         latent: video latents [N, C, F, H, W] as VAE Encode gives them.
-        positive: CONDITIONING of the training prompt. Entries beyond the first are averaged by the host, so one entry is required.
+        positive: CONDITIONING of the training prompt, one entry of one row that holds for all clips.
         job: does the training; called once.
         seed: handed to the host's samplers and hooks.
         noise_mask: the latent's own mask, of any size the host accepts.
@@ -68,29 +65,8 @@ def run_in_training(
     Raises:
         ValueError: no video latent, wrong channel count, conditioning we cannot train with, or such a prediction type.
     """
-    latent_format = model.get_model_object("latent_format")
-    if latent.ndim != 5:
-        raise ValueError(
-            f"The latent is {list(latent.shape)}; training needs a video latent [N, C, F, H, W]. "
-            "Encode the clip with the VAE that belongs to the model."
-        )
-    if latent.shape[1] != latent_format.latent_channels:
-        raise ValueError(
-            f"The latent has {latent.shape[1]} channels and the model takes {latent_format.latent_channels}. "
-            "Encode the clip with the VAE that belongs to the model."
-        )
-    if not torch.isfinite(latent).all():
-        raise ValueError("The latent holds NaN or infinite values; finite ones are needed. Encode the clip again.")
-    if len(positive) != 1:
-        raise ValueError(
-            f"The conditioning has {len(positive)} entries; the host would average them, so training needs exactly 1. "
-            "Connect one CLIP Text Encode."
-        )
-    if partial := [name for name in _PARTIAL if name in positive[0][1]]:
-        raise ValueError(
-            f"The conditioning is limited by {', '.join(partial)}; training draws all noise levels over the whole frame. "
-            "Connect the prompt without that."
-        )
+    check_latent(latent, model.get_model_object("latent_format").latent_channels)
+    check_conditioning(positive, latent)
     kind_of(model.get_model_object("model_sampling"))
     if model.is_dynamic():
         # Dynamically placed weights live in buffers that are reused before backward reads them.

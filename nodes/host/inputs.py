@@ -1,0 +1,85 @@
+"""What a training takes from the graph: refusals in a sentence, before the host would fail or train something else."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Conditioning that holds for some noise levels or places only: the rest would be denoised without the network.
+_PARTIAL = ("start_percent", "end_percent", "area", "mask")
+# Conditioning made from pictures of one clip.
+_PICTURES = ("concat_latent_image", "clip_vision_output", "reference_latents", "time_dim_concat", "control_video")
+
+
+def check_latent(latent: Tensor, channels: int) -> None:
+    """Nothing where a latent can be trained on.
+
+    Args:
+        latent: as VAE Encode gives it.
+        channels: that the model takes.
+
+    Raises:
+        ValueError: no video latent, wrong channel count, NaN, or an empty latent.
+    """
+    if latent.ndim != 5:
+        raise ValueError(
+            f"The latent is {list(latent.shape)}; training needs a video latent [N, C, F, H, W]. "
+            "Encode the clip with the VAE that belongs to the model."
+        )
+    if latent.shape[1] != channels:
+        raise ValueError(
+            f"The latent has {latent.shape[1]} channels and the model takes {channels}. "
+            "Encode the clip with the VAE that belongs to the model."
+        )
+    if not torch.isfinite(latent).all():
+        raise ValueError("The latent holds NaN or infinite values; finite ones are needed. Encode the clip again.")
+    if not latent.any():
+        raise ValueError("The latent is empty: all its values are 0. Connect the VAE Encode of the clip.")
+
+
+def check_conditioning(positive: list, latent: Tensor) -> None:
+    """Nothing where the host would condition every sample of every clip as it is meant.
+
+    The host averages over several entries. It repeats the rows of one entry up to the samples of a forward, which are noised copies of
+    one clip, so only the first row would ever be seen.
+
+    Args:
+        positive: CONDITIONING of the training prompt.
+        latent: clips [N, C, F, H, W].
+
+    Raises:
+        ValueError: another number of entries or rows than one, conditioning of a part, or pictures of another clip.
+    """
+    if len(positive) != 1:
+        raise ValueError(
+            f"The conditioning has {len(positive)} entries; the host would average them, so training needs exactly 1. "
+            "Connect one CLIP Text Encode."
+        )
+    text, extra = positive[0]
+    if partial := [name for name in _PARTIAL if name in extra]:
+        raise ValueError(
+            f"The conditioning is limited by {', '.join(partial)}; training draws all noise levels over the whole frame. "
+            "Connect the prompt without that."
+        )
+    if text.shape[0] != 1:
+        raise ValueError(
+            f"The conditioning stacks {text.shape[0]} prompts, of which the host would use the first; "
+            "training needs exactly 1. Train clips of different prompts one after the other."
+        )
+    pictures = [name for name in _PICTURES if name in extra]
+    if pictures and latent.shape[0] != 1:
+        raise ValueError(
+            f"The conditioning holds pictures of one clip ({', '.join(pictures)}) and the latent {latent.shape[0]} clips. "
+            "Train image-to-video models on one clip."
+        )
+    image = extra.get("concat_latent_image")
+    if image is not None and image.shape[2:] != latent.shape[2:]:
+        raise ValueError(
+            f"The start image is conditioned for {_size(image)} and the clip is {_size(latent)}. "
+            "Give both the same length, width and height."
+        )
+
+
+def _size(latent: Tensor) -> str:
+    frames, height, width = latent.shape[2:]
+    return f"{frames} latent frames of {width}x{height}"

@@ -1,0 +1,163 @@
+"""How much memory a training will take, told before its first step.
+
+One forward without gradients is watched: it is as large as those of the training, costs a fraction of one step and holds nothing.
+Autograd keeps for backward about what layers take in and give out, so the activations of a layer are estimated as a constant times that.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import torch
+from torch import Tensor, nn
+
+from ...sma.lora import Adapter
+from .checkpoint import blocks_of
+
+# Values, gradients and AdamW's two moments, and the copy of values and moments that a failed step falls back on.
+_COPIES_OF_ADAPTER = 7
+# Bytes that backward keeps at its peak per byte that layers take in and give out. Measured on tiny and small random networks of Wan,
+# LTX-Video, HunyuanVideo and UNet3D, where the ratio lies between 0.6 and 1.5 (tests/host/gradients/test_memory.py).
+_KEPT_PER_BYTE = 1.0
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes. ``free``: what the device has left for ``adapter`` and ``activations``, the weights being loaded."""
+
+    weights: int
+    adapter: int
+    activations: int
+    free: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.adapter + self.activations
+
+    def __str__(self) -> str:
+        text = f"about {_readable(self.total)} of memory, {_readable(self.weights)} of it the model"
+        if self.adapter + self.activations > self.free:
+            text += f"; only {_readable(self.free)} are free beside it, so use fewer frames or pixels, or checkpointing"
+        return text
+
+
+def estimate(denoiser: Any, adapter: Adapter, *, batch: int, checkpoint: bool) -> MemoryEstimate:
+    """What training an attached adapter will take.
+
+    Args:
+        denoiser: a HostDenoiser inside its training; its first clip is denoised once.
+        adapter: what will be trained.
+        batch: samples per forward.
+        checkpoint: blocks run again in backward.
+    """
+    network, clip = denoiser.network, denoiser.clip[:1]
+    watched = _Watched(network)
+    with watched, torch.no_grad():
+        denoiser.denoise(clip, torch.full((1,), denoiser.sigma_at(0.5), dtype=clip.dtype, device=clip.device))
+    inside = watched.blocks
+    if checkpoint and inside:
+        # A block that runs again in backward has its graph then, one block at a time.
+        activations = watched.taken + _KEPT_PER_BYTE * (watched.outside + max(inside.values()))
+    else:
+        activations = _KEPT_PER_BYTE * (watched.outside + sum(inside.values()))
+    return MemoryEstimate(
+        weights=storage_bytes(network),
+        adapter=_COPIES_OF_ADAPTER * sum(_bytes(value) for value in adapter.parameters()),
+        activations=int(activations) * batch,
+        free=int(comfy.model_management.get_free_memory(clip.device)),
+    )
+
+
+def storage_bytes(network: nn.Module) -> int:
+    """Memory that a network's weights occupy, those shared by several layers or objects counted once."""
+    storages = {}
+    for tensor in (*network.parameters(), *network.buffers()):
+        for plain in _plain(tensor):
+            storage = plain.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+class _Watched:
+    """Counts, while a network runs, the bytes that its layers take in and give out.
+
+    Attributes:
+        blocks: block -> bytes inside it.
+        outside: bytes of layers outside any block.
+        taken: bytes of what all blocks were called with; what several were called with counts once.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self.blocks: Counter[nn.Module] = Counter()
+        self.outside = 0
+        self.taken = 0
+        self._seen: dict[int, weakref.ref] = {}
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> _Watched:
+        inside = {module: block for block in blocks_of(self.network) for module in block.modules()}
+        for module in self.network.modules():
+            if not any(True for _ in module.children()):
+                self._handles.append(module.register_forward_hook(self._layer(inside.get(module)), with_kwargs=True))
+        for block in blocks_of(self.network):
+            self._handles.append(block.register_forward_pre_hook(self._block, with_kwargs=True))
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _layer(self, block: nn.Module | None) -> Any:
+        def count(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            size = sum(_bytes(tensor) for tensor in _tensors((args, kwargs, output)))
+            if block is None:
+                self.outside += size
+            else:
+                self.blocks[block] += size
+
+        return count
+
+    def _block(self, block: nn.Module, args: Any, kwargs: Any) -> None:
+        for tensor in _tensors((args, kwargs)):
+            known = self._seen.get(id(tensor))
+            if known is None or known() is not tensor:
+                self._seen[id(tensor)] = weakref.ref(tensor)
+                self.taken += _bytes(tensor)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _plain(tensor: Tensor) -> Iterator[Tensor]:
+    """A tensor, or the plain tensors that a quantised one wraps."""
+    if hasattr(tensor, "_qdata"):
+        yield tensor._qdata
+        yield from (value for value in vars(tensor._params).values() if isinstance(value, Tensor))
+    else:
+        yield tensor
+
+
+def _readable(size: float) -> str:
+    for unit in ("B", "KB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
