@@ -11,6 +11,7 @@ from .losses import AlignmentLoss, SpectralLoss
 from .residuals import MotionResiduals
 from .save import SaveMotionLoRA
 from .sprites import LoadSpritesModel
+from .text_to_video import LoadTextToVideoModel
 from .train import TrainMotionLoRA
 
 
@@ -22,6 +23,7 @@ class SpectralMotionExtension(ComfyExtension):
             EmptyVideoLatent,
             MotionResiduals,
             LoadSpritesModel,
+            LoadTextToVideoModel,
             LoadAnimateDiffModel,
             AlignmentLoss,
             SpectralLoss,

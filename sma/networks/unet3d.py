@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 SWAPPABLE: tuple[str, ...] = ("Linear", "Conv1d", "Conv2d", "Conv3d", "GroupNorm", "LayerNorm", "Embedding")
 
@@ -55,3 +55,53 @@ def swap_operations(network: nn.Module, operations: Any) -> None:
         replacement = replacements.get(type(module))
         if replacement is not None:
             module.__class__ = replacement
+
+
+def unet3d_config_from_weights(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The config of the UNet3DConditionModel these weights (diffusers' names) are of, read from their shapes.
+
+    What leaves no trace in shapes, such as the groups of its norms, has diffusers' defaults, as in all published models.
+
+    Raises:
+        ValueError: the weights are of another network.
+    """
+    needed = (
+        "conv_in.weight",
+        "conv_out.weight",
+        "transformer_in.proj_in.weight",
+        "down_blocks.0.resnets.0.conv1.weight",
+    )
+    if absent := [name for name in needed if name not in weights]:
+        raise ValueError(
+            f"The file's {len(weights)} tensors are not of a UNet3DConditionModel: there is no {absent[0]!r}. "
+            "Choose a diffusion model of the ZeroScope family with diffusers' names."
+        )
+    levels = _count(weights, "down_blocks")
+    width, in_channels = weights["conv_in.weight"].shape[:2]
+    config = {
+        "_class_name": "UNet3DConditionModel",
+        "in_channels": in_channels,
+        "out_channels": len(weights["conv_out.weight"]),
+        "down_block_types": [_block_type(weights, "Down", level) for level in range(levels)],
+        "up_block_types": [_block_type(weights, "Up", level) for level in range(levels)],
+        "block_out_channels": [len(weights[f"down_blocks.{n}.resnets.0.conv1.weight"]) for n in range(levels)],
+        "layers_per_block": _count(weights, "down_blocks.0.resnets"),
+        # Its first transformer always has 8 heads, so that its width tells that of all heads.
+        "attention_head_dim": len(weights["transformer_in.proj_in.weight"]) // 8,
+    }
+    for name, tensor in weights.items():
+        if name.endswith("attn2.to_k.weight") and ".attentions." in name:
+            config["cross_attention_dim"] = tensor.shape[1]
+        if name == "time_embedding.cond_proj.weight":
+            config["time_cond_proj_dim"] = tensor.shape[1]
+    return config
+
+
+def _count(weights: Mapping[str, Tensor], prefix: str) -> int:
+    place = prefix.count(".") + 1
+    return len({name.split(".")[place] for name in weights if name.startswith(f"{prefix}.")})
+
+
+def _block_type(weights: Mapping[str, Tensor], side: str, level: int) -> str:
+    attends = f"{side.lower()}_blocks.{level}.attentions.0.norm.weight" in weights
+    return f"{'CrossAttn' if attends else ''}{side}Block3D"

@@ -1,0 +1,117 @@
+"""The models of the ZeroScope family, from a diffusers folder or from single files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from comfy_api.latest import io
+
+from .host import text_to_video
+from .host.diffusers_folder import model_folders
+from .host.progress import say
+from .host.wrapped import STORAGE
+
+FOLDER = "diffusers folder"
+FILES = "single files"
+
+
+def _or_hint(choices: list[str], place: str) -> list[str]:
+    """An empty list would leave a widget that says nothing."""
+    return choices or [f"nothing found in {place}"]
+
+
+def _file(input_id: str, folder: str, tooltip: str) -> io.Input:
+    names = _or_hint(folder_paths.get_filename_list(folder), f"models/{folder}")
+    return io.Combo.Input(input_id, options=names, tooltip=tooltip)
+
+
+def _path(folder: str, name: str) -> Path:
+    return Path(folder_paths.get_full_path_or_raise(folder, name))
+
+
+class LoadTextToVideoModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SMA_LoadTextToVideoModel",
+            display_name="Load Text-to-Video Model",
+            category="Spectral Motion/models",
+            description="ZeroScope, ModelScope text-to-video, VideoCrafter2 and other models around a 3-D UNet, as ordinary "
+            "MODEL, CLIP and VAE. In KSampler choose ddim with ddim_uniform: the steps these models are published with.",
+            search_aliases=["zeroscope", "modelscope", "videocrafter", "text2video", "diffusers", "unet3d"],
+            inputs=[
+                io.DynamicCombo.Input(
+                    "source",
+                    tooltip="A whole model folder as it is published, or one file each of network, text encoder and VAE.",
+                    options=[
+                        io.DynamicCombo.Option(
+                            FOLDER,
+                            [
+                                io.Combo.Input(
+                                    "folder",
+                                    options=_or_hint(model_folders(text_to_video.NETWORK), "models/diffusers"),
+                                    tooltip="A folder with model_index.json, unet, vae, text_encoder and scheduler that you copied "
+                                    "into ComfyUI's models/diffusers. Prediction and betas are read from its scheduler.",
+                                )
+                            ],
+                        ),
+                        io.DynamicCombo.Option(
+                            FILES,
+                            [
+                                _file(
+                                    "diffusion_model",
+                                    "diffusion_models",
+                                    "The UNet's weights, with diffusers' names.",
+                                ),
+                                _file(
+                                    "text_encoder",
+                                    "text_encoders",
+                                    "Its CLIP: OpenCLIP-H, as in Stable Diffusion 2, for all of the family.",
+                                ),
+                                _file("vae", "vae", "Its VAE: Stable Diffusion 1's for all of the family."),
+                                io.Combo.Input(
+                                    "prediction",
+                                    options=["epsilon", "v_prediction"],
+                                    tooltip="What the network predicts. epsilon for all of the family; the file does not say.",
+                                ),
+                            ],
+                        ),
+                    ],
+                ),
+                io.Combo.Input(
+                    "weights",
+                    options=list(STORAGE),
+                    tooltip="How the UNet's weights are kept. float8_e4m3fn halves the memory of float16, with rougher results; "
+                    "ComfyUI chooses what it computes in.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(
+                    display_name="model", tooltip="For KSampler and Train Motion LoRA. Latents are videos."
+                ),
+                io.Clip.Output(display_name="clip", tooltip="Text encoder for CLIP Text Encode."),
+                io.Vae.Output(
+                    display_name="vae",
+                    tooltip="Encodes and decodes each frame by itself; width and height in multiples of 8.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, source: dict[str, Any], weights: str) -> io.NodeOutput:
+        dtype = STORAGE[weights]
+        if source["source"] == FOLDER:
+            loaded = text_to_video.load_folder(source["folder"], dtype)
+        else:
+            loaded = text_to_video.load_files(
+                _path("diffusion_models", source["diffusion_model"]),
+                _path("text_encoders", source["text_encoder"]),
+                _path("vae", source["vae"]),
+                source["prediction"],
+                dtype,
+            )
+        say(cls.hidden.unique_id, loaded.report)
+        return io.NodeOutput(loaded.model, loaded.clip, loaded.vae)
