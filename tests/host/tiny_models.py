@@ -16,22 +16,7 @@ def write_wan(models: Path, *, text_dim: int = 32, seed: int = 0) -> tuple[str, 
     text_dim 32 lets the sprites CLIP condition it. One attention head of 128 is the least the host's detection allows.
     """
     import comfy.ldm.wan.vae
-    import comfy.ops
-    from comfy.ldm.wan.model import WanModel
 
-    network = WanModel(
-        model_type="t2v",
-        dim=128,
-        ffn_dim=64,
-        num_heads=1,
-        num_layers=2,
-        in_dim=16,
-        out_dim=16,
-        text_dim=text_dim,
-        operations=comfy.ops.disable_weight_init,
-        device="cpu",
-        dtype=torch.float32,
-    )
     vae = comfy.ldm.wan.vae.WanVAE(
         dim=4,
         z_dim=16,
@@ -41,10 +26,41 @@ def write_wan(models: Path, *, text_dim: int = 32, seed: int = 0) -> tuple[str, 
         temperal_downsample=[False, True, True],
     )
     generator = torch.Generator().manual_seed(seed)
-    config = {"config": json.dumps({"transformer": {"text_dim": text_dim}})}
-    _save(network, models / "diffusion_models" / "tiny_wan.safetensors", generator, config)
+    unet = _write_wan(models, "tiny_wan", "t2v", 16, text_dim, generator)
     _save(vae, models / "vae" / "tiny_wan_vae.safetensors", generator, {})
-    return "tiny_wan.safetensors", "tiny_wan_vae.safetensors"
+    return unet, "tiny_wan_vae.safetensors"
+
+
+def write_wan_i2v(models: Path, version: str = "2.1", *, text_dim: int = 32, seed: int = 0) -> str:
+    """Writes an image-to-video Wan network of version 2.1 or 2.2 under ``models``; returns the name UNETLoader takes.
+
+    2.1 also reads the start image through CLIP: [B, L, 1280].
+    """
+    kind = {"2.1": "i2v", "2.2": "t2v"}[version]
+    return _write_wan(models, f"tiny_wan{version}_i2v", kind, 36, text_dim, torch.Generator().manual_seed(seed))
+
+
+def _write_wan(models: Path, name: str, kind: str, inputs: int, text_dim: int, generator: torch.Generator) -> str:
+    import comfy.ops
+    from comfy.ldm.wan.model import WanModel
+
+    network = WanModel(
+        model_type=kind,
+        dim=128,
+        ffn_dim=64,
+        num_heads=1,
+        num_layers=2,
+        in_dim=inputs,
+        out_dim=16,
+        text_dim=text_dim,
+        operations=comfy.ops.disable_weight_init,
+        device="cpu",
+        dtype=torch.float32,
+    )
+    config = {"config": json.dumps({"transformer": {"text_dim": text_dim}})}
+    path = models / "diffusion_models" / f"{name}.safetensors"
+    _save(network, path, generator, config)
+    return path.name
 
 
 def write_ltx(models: Path, *, seed: int = 0) -> str:

@@ -1,4 +1,4 @@
-"""Tiny random models of four families in several weight formats, and one fixed loss of an adapter on them."""
+"""Tiny random models of five kinds in several weight formats, and one fixed loss of an adapter on them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from tiny_models import write_hunyuan, write_ltx, write_quantised, write_wan
+from tiny_models import write_hunyuan, write_ltx, write_quantised, write_wan, write_wan_i2v
 
 # Family -> layers that are adapted, latent size.
 FAMILIES = {
     "wan": (r"blocks\.\d+\.(self|cross)_attn\.[qkvo]", (1, 16, 3, 4, 4)),
+    "wan_i2v": (r"blocks\.\d+\.(self|cross)_attn\.(q|k|v|o|k_img|v_img)", (1, 16, 3, 4, 4)),
     "ltx": (r"transformer_blocks\.\d+\.attn[12]\.to_(q|k|v|out\.0)", (1, 128, 3, 2, 2)),
     "hunyuan": (r"double_blocks\.\d+\.(img|txt)_attn\.(qkv|proj)|single_blocks\.\d+\.linear[12]", (1, 16, 3, 4, 4)),
     "sprites": (r".*temp_(attentions|convs)\..*(to_[qkv]|conv1\.\d+)", (1, 12, 8, 8, 8)),
@@ -40,6 +42,12 @@ class Case:
             latent = torch.randn(FAMILIES[self.family][1], generator=generator)
             text, pooled = torch.randn(1, 5, 32, generator=generator), torch.randn(1, 768, generator=generator)
             extra = {"pooled_output": pooled, "attention_mask": torch.ones(1, 5, dtype=torch.long)}
+            if self.family == "wan_i2v":
+                extra["concat_latent_image"] = torch.randn(latent.shape, generator=generator)
+                extra["concat_mask"] = torch.ones(1, 1, *latent.shape[2:])
+                extra["concat_mask"][:, :, :1] = 0
+                pictures = torch.randn(1, 7, 1280, generator=generator)
+                extra["clip_vision_output"] = SimpleNamespace(penultimate_hidden_states=pictures)
             positive = [[text, {} if self.family == "sprites" else extra]]
             run = self.host.module("nodes.host.training").run_in_training
             return run(model or self.model, latent, positive, job, seed=0, checkpoint=self.checkpoint)
@@ -115,8 +123,13 @@ def load(host, tmp_path_factory) -> Callable[..., Case]:
             module.save(module.SpritesModel(), path)
             with torch.inference_mode():
                 return Case(host, family, host.module("nodes.host.sprites").load_model(path))
-        write = {"wan": lambda models: write_wan(models)[0], "ltx": write_ltx, "hunyuan": write_hunyuan}[family]
-        name, dtype = write(folder.parent), "default"
+        write = {
+            "wan": lambda models: write_wan(models)[0],
+            "wan_i2v": write_wan_i2v,
+            "ltx": write_ltx,
+            "hunyuan": write_hunyuan,
+        }
+        name, dtype = write[family](folder.parent), "default"
         if storage == "bfloat16":
             with torch.inference_mode():
                 options = {"dtype": torch.bfloat16}

@@ -180,7 +180,7 @@ def test_gradients_through_cast_weights_are_those_of_finite_differences(load, st
 
 
 @pytest.mark.parametrize("storage", ["float32", *STORAGES])
-@pytest.mark.parametrize("family", ["wan", "ltx", "hunyuan"])
+@pytest.mark.parametrize("family", ["wan", "wan_i2v", "ltx", "hunyuan"])
 def test_sampling_through_bypass_is_the_training_time_forward(host, load, family, storage):
     case = load(family, storage)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-TRANSFORMERS = ("wan", "ltx", "hunyuan")
+TRANSFORMERS = ("wan", "wan_i2v", "ltx", "hunyuan")
 FAMILIES = (*TRANSFORMERS, "sprites")
 
 
