@@ -13,6 +13,7 @@ from .save import SaveMotionLoRA
 from .sprites import LoadSpritesModel
 from .text_to_video import LoadTextToVideoModel
 from .train import TrainMotionLoRA
+from .wear import LoadMotionLoRA
 
 
 class SpectralMotionExtension(ComfyExtension):
@@ -29,6 +30,7 @@ class SpectralMotionExtension(ComfyExtension):
             SpectralLoss,
             TrainMotionLoRA,
             SaveMotionLoRA,
+            LoadMotionLoRA,
         ]
 
 

@@ -8,8 +8,12 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..sma.files import save_lora
+from ..sma.lora_formats import to_format
 from .host.paths import next_lora, shown
 from .host.progress import say
+
+COMFYUI = "ComfyUI"
+FORMATS = {COMFYUI: "comfyui", "diffusers (PEFT)": "diffusers", "kohya": "kohya", "AnimateDiff-Evolved": "animatediff"}
 
 
 class SaveMotionLoRA(io.ComfyNode):
@@ -41,6 +45,15 @@ class SaveMotionLoRA(io.ComfyNode):
                     tooltip="Frame rate the clip was read at, from Load Motion Clip, kept in the file. "
                     "0: what the trainer found in the graph.",
                 ),
+                io.Combo.Input(
+                    "format",
+                    options=list(FORMATS),
+                    default=COMFYUI,
+                    optional=True,
+                    tooltip="Who reads the file. ComfyUI: every LoRA loader of ComfyUI. diffusers (PEFT): ZeroScope, ModelScope and "
+                    "AnimateDiff networks in diffusers. kohya: trainers and web UIs. AnimateDiff-Evolved: its Load AnimateDiff LoRA, "
+                    "motion modules only. Load Motion LoRA reads all four.",
+                ),
             ],
             outputs=[],
             hidden=[io.Hidden.unique_id],
@@ -49,14 +62,27 @@ class SaveMotionLoRA(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, lora: Mapping[str, Tensor], filename_prefix: str, prompt: str = "", fps: float = 0.0
+        cls,
+        lora: Mapping[str, Tensor],
+        filename_prefix: str,
+        prompt: str = "",
+        fps: float = 0.0,
+        format: str = COMFYUI,
     ) -> io.NodeOutput:
         metadata = dict(getattr(lora, "metadata", {}))
         if prompt:
             metadata["prompt"] = prompt
         if fps:
             metadata["fps"] = fps
+        export = to_format(lora, FORMATS[format])
+        if FORMATS[format] == "animatediff":
+            # As AnimateDiff-MotionDirector writes it.
+            metadata["model_type"] = "motion_director"
         path = next_lora(filename_prefix)
-        save_lora(lora, metadata, path)
-        say(cls.hidden.unique_id, f"Saved {shown(path)}, {path.stat().st_size / 1e6:.1f} MB")
+        save_lora(export.tensors, metadata, path)
+        left_out = f", {export.left_out} outside motion modules left out" if export.left_out else ""
+        say(
+            cls.hidden.unique_id,
+            f"Saved {shown(path)}, {path.stat().st_size / 1e6:.1f} MB: {export.written} layers{left_out} ({format} format)",
+        )
         return io.NodeOutput()

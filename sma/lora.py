@@ -48,24 +48,7 @@ class LoRALayer(nn.Module):
         device: torch.device | str,
     ) -> None:
         super().__init__()
-        if not is_adaptable(target):
-            raise ValueError(
-                f"{name} is a {type(target).__name__}; LoRA needs a linear or convolution layer. "
-                "Leave this layer out of the selection."
-            )
-        if hasattr(target, "in_features"):
-            self.convolution, self.arguments = None, {}
-            inputs, outputs, kernel = target.in_features, target.out_features, ()
-        else:
-            kernel = tuple(target.kernel_size)
-            if target.groups != 1 or target.padding_mode != "zeros":
-                raise ValueError(
-                    f"{name} is a convolution with groups={target.groups} and padding_mode={target.padding_mode!r}; "
-                    "LoRA needs groups=1 and zero padding. Leave this layer out of the selection."
-                )
-            inputs, outputs = target.in_channels, target.out_channels
-            self.convolution = _CONVOLUTIONS[len(kernel)]
-            self.arguments = {"stride": target.stride, "padding": target.padding, "dilation": target.dilation}
+        inputs, outputs, kernel = self._join(name, target)
         self.rank = min(rank, inputs, outputs)
         self.scale = alpha / rank
         down = torch.empty(self.rank, inputs, *kernel, dtype=torch.float32, device="cpu")
@@ -76,6 +59,40 @@ class LoRALayer(nn.Module):
         self.down = nn.Parameter(down.to(device))
         up = torch.zeros(outputs, self.rank, *([1] * len(kernel)), dtype=torch.float32, device=device)
         self.up = nn.Parameter(up)
+
+    @classmethod
+    def holding(cls, name: str, target: nn.Module, down: Tensor, up: Tensor, scale: float) -> LoRALayer:
+        """The update ``scale * up(down(x))`` of ``target`` with given values, which do not train.
+
+        Raises:
+            ValueError: ``target`` has no low-rank form, see :func:`attach`.
+        """
+        layer = cls.__new__(cls)
+        nn.Module.__init__(layer)
+        layer._join(name, target)
+        layer.rank, layer.scale = len(down), scale
+        layer.down, layer.up = nn.Parameter(down, requires_grad=False), nn.Parameter(up, requires_grad=False)
+        return layer
+
+    def _join(self, name: str, target: nn.Module) -> tuple[int, int, tuple[int, ...]]:
+        """Takes over how ``target`` computes; its inputs, outputs and kernel."""
+        if not is_adaptable(target):
+            raise ValueError(
+                f"{name} is a {type(target).__name__}; LoRA needs a linear or convolution layer. "
+                "Leave this layer out of the selection."
+            )
+        if hasattr(target, "in_features"):
+            self.convolution, self.arguments = None, {}
+            return target.in_features, target.out_features, ()
+        kernel = tuple(target.kernel_size)
+        if target.groups != 1 or target.padding_mode != "zeros":
+            raise ValueError(
+                f"{name} is a convolution with groups={target.groups} and padding_mode={target.padding_mode!r}; "
+                "LoRA needs groups=1 and zero padding. Leave this layer out of the selection."
+            )
+        self.convolution = _CONVOLUTIONS[len(kernel)]
+        self.arguments = {"stride": target.stride, "padding": target.padding, "dilation": target.dilation}
+        return target.in_channels, target.out_channels, kernel
 
     def forward(self, x: Tensor, dropout: float = 0.0, seed: int = 0) -> Tensor:
         """``scale * dropout(up(down(x)))`` in x's dtype, in the order of the host's bypass LoRA, bit for bit."""

@@ -31,6 +31,20 @@ def next_state(prefix: str) -> Path:
     return _next_file(_STATES, prefix)
 
 
+def saved_loras() -> list[str]:
+    """LoRA files the host knows, in its model folders and under output/loras."""
+    return folder_paths.get_filename_list("loras")
+
+
+def lora_path(name: str) -> Path:
+    """The file of a name from :func:`saved_loras`.
+
+    Raises:
+        FileNotFoundError: no such file in the LoRA folders.
+    """
+    return Path(folder_paths.get_full_path_or_raise("loras", name))
+
+
 def shown(path: Path) -> str:
     """A path as the user knows it, below the host's output folder."""
     output = Path(folder_paths.get_output_directory())

@@ -1,0 +1,236 @@
+"""Low-rank updates that a MODEL wears as forward hooks, at all noise levels and frames or at some.
+
+The host's own bypass LoRAs share one key, so that the second replaces the first; these stack, with each other and with the host's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import uuid
+import weakref
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import comfy.model_management
+import torch
+from comfy.patcher_extension import PatcherInjection, WrappersMP
+from torch import Tensor, nn
+
+from ...sma.lora import LoRALayer
+
+_RANGES = "spectral_motion_ranges"
+
+
+@dataclass(frozen=True)
+class Range:
+    """Where a LoRA is worn.
+
+    Attributes:
+        start_percent, end_percent: share of the sampling, as the host counts it; ranges that follow each other share no noise level.
+        first, last: latent frames, inclusive; last None is the end.
+    """
+
+    start_percent: float = 0.0
+    end_percent: float = 1.0
+    first: int = 0
+    last: int | None = None
+
+    @property
+    def all_levels(self) -> bool:
+        return self.start_percent <= 0.0 and self.end_percent >= 1.0
+
+    @property
+    def all_frames(self) -> bool:
+        return self.first == 0 and self.last is None
+
+    @property
+    def everywhere(self) -> bool:
+        return self.all_levels and self.all_frames
+
+    def __str__(self) -> str:
+        parts = []
+        if not self.all_levels:
+            parts.append(f"at {self.start_percent:.4g}-{self.end_percent:.4g} of the sampling")
+        if not self.all_frames:
+            parts.append(f"on latent frames {self.first}-{'end' if self.last is None else self.last}")
+        return ", ".join(parts)
+
+    def holds(self, sampling: Any, sigma: Tensor, frames: int) -> Tensor:
+        """[B, F] bool: which samples of noise levels ``sigma`` [B] (CPU) and which of ``frames`` latent frames are inside."""
+        level = sigma <= float(sampling.percent_to_sigma(self.start_percent))
+        if self.end_percent < 1.0:
+            level &= sigma > float(sampling.percent_to_sigma(self.end_percent))
+        index = torch.arange(frames)
+        inside = (index >= self.first) & (index <= (math.inf if self.last is None else self.last))
+        return level[:, None] & inside
+
+
+def latent_range(first: int, last: int, ratio: int) -> tuple[int, int | None]:
+    """Video frames ``first`` to ``last`` (-1: the end) -> latent frames, where one stands for ``ratio`` video frames and the first for 1.
+
+    A latent frame belongs where its first video frame is, so that ranges that follow each other share none.
+
+    Raises:
+        ValueError: no latent frame begins in the range.
+    """
+    low = 0 if first == 0 else math.ceil((first - 1) / ratio) + 1
+    high = None if last < 0 else 0 if last == 0 else (last - 1) // ratio + 1
+    if high is not None and low > high:
+        raise ValueError(
+            f"No latent frame begins in frames {first} to {last}; in this model one stands for {ratio} frames, beginning at 0, 1, "
+            f"{1 + ratio}, ... Widen the range."
+        )
+    return low, high
+
+
+@dataclass(eq=False)
+class _Hooks:
+    """The hooks of one LoRA on one network. ``on``: whether they do anything now."""
+
+    handles: list[torch.utils.hooks.RemovableHandle] = field(default_factory=list)
+    on: bool = True
+    finalizer: weakref.finalize | None = None
+
+    def remove(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+        self.handles.clear()
+
+
+class WornLoRA:
+    """One LoRA on one MODEL and the clones made of it: hooks while the host has the model loaded, nothing otherwise.
+
+    A hook adds exactly what :class:`sma.lora.Adapter` adds in training. The values stay in the host's memory and are copied to the device
+    when they are first needed there; the copies go when the model is unloaded.
+
+    Args:
+        layers: by module name below ``diffusion_model``; a strength is part of their scale.
+    """
+
+    def __init__(self, layers: Mapping[str, LoRALayer]) -> None:
+        self.key = f"spectral_motion_lora_{uuid.uuid4().hex}"
+        self._layers = dict(layers)
+        self._placed: dict[torch.device, dict[str, LoRALayer]] = {}
+        self._hooks: weakref.WeakKeyDictionary[nn.Module, _Hooks] = weakref.WeakKeyDictionary()
+
+    def put_on(self, patcher: Any, where: Range) -> None:
+        """Adds this LoRA to a MODEL's fresh clone, which is not injected."""
+        patcher.set_injections(self.key, [PatcherInjection(self._inject, self._eject)])
+        if where.everywhere:
+            return
+        options = patcher.model_options["transformer_options"]
+        options[_RANGES] = (*options.get(_RANGES, ()), (self, where))
+        patcher.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, _RANGES)
+        patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, _RANGES, _apply_in_ranges)
+
+    @contextlib.contextmanager
+    def switched(self, model: nn.Module, on: bool) -> Iterator[None]:
+        """On or off in one network for the length of a call."""
+        hooks = self._hooks.get(model)
+        if hooks is None or not hooks.handles:
+            raise RuntimeError("A LoRA with a range is not on the network that the host samples with.")
+        before, hooks.on = hooks.on, on
+        try:
+            yield
+        finally:
+            hooks.on = before
+
+    def _inject(self, patcher: Any) -> None:
+        model = patcher.model
+        hooks = self._hooks.setdefault(model, _Hooks())
+        if hooks.handles:
+            return
+        for name in self._layers:
+            module = model.diffusion_model.get_submodule(name)
+            hooks.handles.append(module.register_forward_hook(self._hook(name, weakref.ref(model), hooks)))
+        # A MODEL that is dropped while it is loaded is never ejected.
+        hooks.finalizer = weakref.finalize(patcher, hooks.remove)
+        hooks.finalizer.atexit = False
+
+    def _eject(self, patcher: Any) -> None:
+        hooks = self._hooks.pop(patcher.model, None)
+        if hooks is not None:
+            hooks.remove()
+            if hooks.finalizer is not None:
+                hooks.finalizer.detach()
+        if not self._hooks:
+            self._placed.clear()
+
+    def _hook(self, name: str, model: weakref.ref[nn.Module], hooks: _Hooks) -> Any:
+        def add_update(module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
+            user = getattr(model(), "current_patcher", None)
+            # The host may put injections of a MODEL on a network that is in use by another one (stale clones).
+            if not hooks.on or (user is not None and self.key not in user.injections):
+                return None
+            update = self._layer(name, output.device)(args[0])
+            if update.shape != output.shape:
+                raise ValueError(
+                    f"{name} answers {list(output.shape)} where its settings give {list(update.shape)}, so it cannot be bypassed. "
+                    "Set apply to patch weights."
+                )
+            return output + update
+
+        return add_update
+
+    def _layer(self, name: str, device: torch.device) -> LoRALayer:
+        if device.type == "cpu":
+            return self._layers[name]
+        placed = self._placed.setdefault(device, {})
+        if name not in placed:
+            # Not inside the host's inference mode: a training through this MODEL saves these values for backward.
+            with torch.inference_mode(False):
+                placed[name] = copy.deepcopy(self._layers[name]).to(device)
+        return placed[name]
+
+
+def _apply_in_ranges(
+    executor: Any,
+    x: Tensor,
+    t: Tensor,
+    c_concat: Any = None,
+    c_crossattn: Any = None,
+    control: dict | None = None,
+    transformer_options: dict | None = None,
+    **kwargs: Any,
+) -> Tensor:
+    """The host's apply_model, once for every set of LoRAs that some sample or latent frame wears.
+
+    Answers of different sets are put together per sample and latent frame, so that each is what a model with just its LoRAs answers.
+    """
+    ranges = transformer_options[_RANGES]
+    if comfy.model_management.in_training:
+        raise ValueError(
+            f"This MODEL wears a LoRA only {ranges[0][1]}; training draws all noise levels and frames. "
+            "Connect a MODEL that wears it everywhere."
+        )
+    frames = 1
+    if not all(where.all_frames for _, where in ranges):
+        if x.ndim != 5:
+            raise ValueError(
+                f"The latent is {list(x.shape)}; a frame range needs a video latent [B, C, F, H, W]. Set last_frame to -1."
+            )
+        frames = x.shape[2]
+        if beyond := [where.first for _, where in ranges if where.first >= frames]:
+            raise ValueError(
+                f"A LoRA is worn from latent frame {beyond[0]} on and the video has {frames}. Lower first_frame."
+            )
+    model = executor.class_obj
+    sigma = t.detach().float().cpu()
+    worn = torch.stack([where.holds(model.model_sampling, sigma, frames) for _, where in ranges])  # [N, B, F]
+    answer = None
+    for case in torch.unique(worn.flatten(1), dim=1).T:
+        with contextlib.ExitStack() as switches:
+            for (lora, _), on in zip(ranges, case.tolist(), strict=True):
+                switches.enter_context(lora.switched(model, on))
+            # Networks take the controls out of their lists.
+            fresh = control and {
+                name: list(value) if isinstance(value, list) else value for name, value in control.items()
+            }
+            output = executor(x, t, c_concat, c_crossattn, fresh, dict(transformer_options), **kwargs)
+        here = (worn == case[:, None, None]).all(0)  # [B, F]
+        shape = (len(here), 1, frames, *[1] * (x.ndim - 3)) if frames > 1 else (len(here), *[1] * (x.ndim - 1))
+        answer = output if answer is None else torch.where(here.reshape(shape).to(output.device), output, answer)
+    return answer
