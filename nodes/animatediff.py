@@ -7,6 +7,7 @@ from comfy_api.latest import io
 
 from .host import animatediff
 from .host.diffusers_folder import model_folders
+from .host.progress import say
 from .host.wrapped import STORAGE
 
 
@@ -17,8 +18,8 @@ class LoadAnimateDiffModel(io.ComfyNode):
             node_id="SMA_LoadAnimateDiffModel",
             display_name="Load AnimateDiff Model",
             category="Spectral Motion/models",
-            description="Stable Diffusion 1.5 with an AnimateDiff motion module as one video model: 16 frames of 512x512 at 8 fps are "
-            "what the published modules were trained on.",
+            description="Stable Diffusion 1.5 with an AnimateDiff motion module as one video model, as ordinary MODEL, CLIP and VAE. "
+            "The published modules were trained on 16 frames and do best with about that many.",
             search_aliases=["animatediff", "motion module", "motion adapter", "mm_sd_v15", "v3_sd15_mm", "sd1.5 video"],
             inputs=[
                 io.DynamicCombo.Input(
@@ -30,7 +31,8 @@ class LoadAnimateDiffModel(io.ComfyNode):
                             [
                                 io.Combo.Input(
                                     "checkpoint",
-                                    options=folder_paths.get_filename_list("checkpoints"),
+                                    options=folder_paths.get_filename_list("checkpoints")
+                                    or ["nothing found in models/checkpoints"],
                                     tooltip="A single file in models/checkpoints.",
                                 )
                             ],
@@ -40,7 +42,8 @@ class LoadAnimateDiffModel(io.ComfyNode):
                             [
                                 io.Combo.Input(
                                     "folder",
-                                    options=model_folders("UNet2DConditionModel"),
+                                    options=model_folders("UNet2DConditionModel")
+                                    or ["nothing found in models/diffusers"],
                                     tooltip="A folder in models/diffusers with unet, vae, text_encoder and scheduler in it.",
                                 )
                             ],
@@ -49,7 +52,7 @@ class LoadAnimateDiffModel(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "motion_module",
-                    options=animatediff.motion_modules(),
+                    options=animatediff.motion_modules() or ["nothing found in models/animatediff_models"],
                     tooltip="A file in models/animatediff_models, such as v3_sd15_mm.ckpt or mm_sd_v15_v2.ckpt, or a MotionAdapter folder in "
                     "models/diffusers. v1 modules take at most 24 frames, v2 and v3 take 32.",
                 ),
@@ -69,6 +72,7 @@ class LoadAnimateDiffModel(io.ComfyNode):
                     display_name="vae", tooltip="The base model's VAE; it takes and gives videos, frame by frame."
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -77,5 +81,6 @@ class LoadAnimateDiffModel(io.ComfyNode):
             source = animatediff.Checkpoint(base["checkpoint"])
         else:
             source = animatediff.Folder(base["folder"])
-        model = animatediff.load_model(source, motion_module, STORAGE[weights])
-        return io.NodeOutput(model, source.clip(), source.vae())
+        model, clip, vae = animatediff.load_model(source, motion_module, STORAGE[weights]), source.clip(), source.vae()
+        say(cls.hidden.unique_id, animatediff.describe(model))
+        return io.NodeOutput(model, clip, vae)

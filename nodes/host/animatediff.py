@@ -25,6 +25,7 @@ from ...sma.networks.animatediff import (
     unet_motion_config,
 )
 from .diffusers_folder import component_config, folder_path, read_json, sampling_of, scheduler_config
+from .text_encoder import load_clip
 from .video_vae import VideoVAE, load_video_vae
 from .weights import find_weights, read_weights
 from .wrapped import HostNetwork, SD15Video, model_from_network
@@ -100,8 +101,7 @@ class Folder:
         return config, read_weights(find_weights(folder / "unet")), prediction
 
     def clip(self) -> comfy.sd.CLIP:
-        path = find_weights(folder_path(self.name) / "text_encoder")
-        return comfy.sd.load_clip([str(path)], embedding_directory=folder_paths.get_folder_paths("embeddings"))
+        return load_clip(find_weights(folder_path(self.name) / "text_encoder"))
 
     def vae(self) -> VideoVAE:
         folder = folder_path(self.name)
@@ -143,6 +143,15 @@ def load_model(
         disable_dynamic=disable_dynamic,
         dtype=dtype,
     )
+
+
+def describe(model: ModelPatcher) -> str:
+    """What was loaded, in one line, e.g. "AnimateDiff 320-640-1280-1280, 1312 M parameters, float16, at most 32 frames"."""
+    config = model.model.model_config.unet_config["config"]
+    size = comfy.utils.calculate_parameters(model.model.diffusion_model.state_dict()) / 1e6
+    widths, frames = "-".join(map(str, config["block_out_channels"])), config["motion_max_seq_length"]
+    kept = str(model.model.get_dtype()).removeprefix("torch.")
+    return f"AnimateDiff {widths}, {size:.{0 if size >= 10 else 1}f} M parameters, {kept}, at most {frames} frames"
 
 
 def _read_motion_module(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:

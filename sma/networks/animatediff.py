@@ -63,6 +63,7 @@ def build_unet_motion(
         network.to_empty(device=device or "cpu")
         swap_operations(network, operations)
     _renew_positions(network)
+    _call_projections_by_position(network)
     for module in network.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -89,6 +90,20 @@ def _renew_positions(network: nn.Module) -> None:
             _, frames, channels = module.pe.shape
             module.pe = frame_positions(frames, channels).to(module.pe.device)
             module.__class__ = FramePositions
+
+
+def _call_projections_by_position(network: nn.Module) -> None:
+    """diffusers calls these layers as ``proj_in(input=x)``; adapters of any kind look for what a layer is given among its arguments."""
+    from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
+
+    def call(layer: nn.Module, input: Tensor) -> Tensor:
+        return nn.Module.__call__(layer, input)
+
+    for module in network.modules():
+        if isinstance(module, AnimateDiffTransformer3D):
+            for layer in (module.proj_in, module.proj_out):
+                kind = type(layer)
+                layer.__class__ = type(kind.__name__, (kind,), {"__call__": call})
 
 
 def frame_positions(frames: int, channels: int) -> Tensor:

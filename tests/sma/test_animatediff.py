@@ -250,6 +250,18 @@ def test_roles_at_the_size_of_sd15(layout, modules):
     assert all(is_adaptable(network.get_submodule(name)) for name in layers_of(network, "everything"))
 
 
+@pytest.mark.parametrize("operations", [None, nn])
+def test_every_layer_is_given_its_input_by_position(operations):
+    network = filled(build_unet_motion(unet_motion_config(UNET2D, adapter_config("v2")), operations=operations), 0)
+    given = []
+    for layer in network.modules():
+        if is_adaptable(layer):
+            layer.register_forward_hook(lambda layer, arguments, output: given.append(arguments[0].shape[0]))
+    with torch.no_grad():
+        network(*inputs(2))
+    assert len(given) == sum(is_adaptable(layer) for layer in network.modules())
+
+
 @torch.no_grad()
 def test_frames_meet_only_in_the_motion_modules():
     network = filled(build_unet_motion(unet_motion_config(UNET2D, adapter_config("v2"))), 4)
