@@ -80,9 +80,22 @@ def wan(host, sprites):
 
 
 @pytest.fixture(scope="module", params=["sprites", "wan"])
-def case(request, host) -> Case:
-    model, clip, vae = request.getfixturevalue(request.param)
-    count = 8 if request.param == "sprites" else 13
+def case(request) -> Case:
+    return request.getfixturevalue(f"{request.param}_case")
+
+
+@pytest.fixture(scope="module")
+def sprites_case(host, sprites) -> Case:
+    return _case(host, sprites, 8)
+
+
+@pytest.fixture(scope="module")
+def wan_case(host, wan) -> Case:
+    return _case(host, wan, 13)
+
+
+def _case(host: Any, loaded: tuple, count: int) -> Case:
+    model, clip, vae = loaded
     frames = torch.zeros(count, 16, 16, 3)
     for index in range(count):
         frames[index, 4:9, index % 10 + 1 : index % 10 + 6, 0] = 1.0
@@ -104,3 +117,18 @@ def fixed_denoise(denoiser: Any) -> torch.Tensor:
 @pytest.fixture(name="fixed_denoise")
 def fixed_denoise_fixture():
     return fixed_denoise
+
+
+@pytest.fixture(scope="session")
+def make_case():
+    return Case
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """What nodes write under their widgets."""
+    import server
+
+    lines = []
+    monkeypatch.setattr(server.PromptServer.instance, "send_progress_text", lambda text, node: lines.append(text))
+    return lines

@@ -27,8 +27,26 @@ def test_bad_latents_are_refused(host, case):
         case.train(latent={"samples": samples[:, :, :1]})
     with pytest.raises(ValueError, match="NaN"):
         case.train(latent={"samples": samples * float("nan")})
+    with pytest.raises(ValueError, match="The latent is empty"):
+        case.train(latent={"samples": 0 * samples})
+
+
+def test_conditioning_of_several_prompts_is_refused(case):
     with pytest.raises(ValueError, match="average them"):
         case.train(positive=case.learning["positive"] * 2)
+    text, extra = case.learning["positive"][0]
+    with pytest.raises(ValueError, match="stacks 2 prompts, of which the host would use the first"):
+        case.train(positive=[[torch.cat([text, text]), extra]])
+
+
+def test_a_model_of_no_known_family_is_refused_with_the_remedy(host, case, monkeypatch):
+    roles = host.module("sma.roles")
+    own = roles.family_of(case.model.model.diffusion_model)
+    monkeypatch.setattr(roles, "FAMILIES", tuple(family for family in roles.FAMILIES if family is not own))
+    with pytest.raises(ValueError, match="no video network of a known family .* Choose its layers by a regular expres"):
+        case.train()
+    lora, _ = case.train(layers={"layers": "regular expression", "pattern": r".*attn.*(to_)?[qv]"}, steps=1)
+    assert lora
 
 
 def test_conditioning_of_a_part_is_refused(host, case):
@@ -141,13 +159,3 @@ def cancel_at_2(host, monkeypatch):
             management.interrupt_current_processing(True)
 
     monkeypatch.setattr(progress.Progress, "update", cancelling)
-
-
-@pytest.fixture
-def said(monkeypatch):
-    """What nodes write under their widgets."""
-    import server
-
-    lines = []
-    monkeypatch.setattr(server.PromptServer.instance, "send_progress_text", lambda text, node: lines.append(text))
-    return lines
