@@ -1,4 +1,4 @@
-"""diffusers' UNet3DConditionModel (ModelScope, ZeroScope, the sprites model) as a module a host can load and place."""
+"""diffusers' UNet3DConditionModel (ModelScope, ZeroScope, VideoCrafter2, the sprites model) as a module a host can load and place."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 SWAPPABLE: tuple[str, ...] = ("Linear", "Conv1d", "Conv2d", "Conv3d", "GroupNorm", "LayerNorm", "Embedding")
+DEFAULT_FPS = 24.0  # of the pipeline that VideoCrafter2's diffusers weights are published with
+_RATE = ("fps_cond", "fps")
 
 
 def build_unet3d(
@@ -21,6 +23,7 @@ def build_unet3d(
     """Build a UNet3DConditionModel from its config; its state-dict keys stay diffusers' own.
 
     config: diffusers' config.json as a mapping; keys that the class does not take (`_class_name`, ...) are ignored.
+        With `fps_cond` it is VideoCrafter2's, which is told the clip's frame rate, `fps` (24 where it is missing).
     operations: an object with the classes named in SWAPPABLE, such as torch.nn or one of a host's operation sets.
         With it the weights are left uninitialised, as hosts' own networks are: a state dict is expected to follow.
         Without it they get diffusers' default initialisation, drawn from torch's global generator.
@@ -31,7 +34,9 @@ def build_unet3d(
     from diffusers import UNet3DConditionModel
 
     with torch.device((device or "cpu") if operations is None else "meta"):
-        network = UNet3DConditionModel.from_config(dict(config))
+        network = UNet3DConditionModel.from_config({name: config[name] for name in config if name not in _RATE})
+        if config.get("fps_cond"):
+            _tell_frame_rate(network, config.get("fps", DEFAULT_FPS))
     if dtype is not None:
         # nn.Module's own: diffusers' `to` warns about layers to keep in float32, of which this network has none.
         nn.Module.to(network, dtype=dtype)
@@ -42,6 +47,22 @@ def build_unet3d(
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     return network
+
+
+def _tell_frame_rate(network: nn.Module, fps: float) -> None:
+    """Makes a UNet3D VideoCrafter2's: the clip's frame rate is embedded as the timestep is, and added to it."""
+    from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+
+    width = network.config["block_out_channels"][0]
+    network.fps_proj = Timesteps(width, flip_sin_to_cos=True, downscale_freq_shift=0)
+    network.fps_embedding = TimestepEmbedding(width, 4 * width, act_fn=network.config["act_fn"])
+
+    def add_rate(module: nn.Module, args: tuple, embedding: Tensor) -> Tensor:
+        rate = network.fps_proj(torch.full((1,), float(fps), device=embedding.device))
+        return embedding + network.fps_embedding(rate.to(embedding.dtype))
+
+    # A hook, because diffusers' forward offers no other place to add to the embedding.
+    network.time_embedding.register_forward_hook(add_rate)
 
 
 def swap_operations(network: nn.Module, operations: Any) -> None:
@@ -89,6 +110,8 @@ def unet3d_config_from_weights(weights: Mapping[str, Tensor]) -> dict[str, Any]:
         # Its first transformer always has 8 heads, so that its width tells that of all heads.
         "attention_head_dim": len(weights["transformer_in.proj_in.weight"]) // 8,
     }
+    if "fps_embedding.linear_1.weight" in weights:
+        config["fps_cond"] = True
     for name, tensor in weights.items():
         if name.endswith("attn2.to_k.weight") and ".attentions." in name:
             config["cross_attention_dim"] = tensor.shape[1]
