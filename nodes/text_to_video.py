@@ -8,6 +8,7 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
+from ..sma.networks.unet3d import DEFAULT_FPS
 from .host import text_to_video
 from .host.diffusers_folder import model_folders
 from .host.progress import say
@@ -86,6 +87,14 @@ class LoadTextToVideoModel(io.ComfyNode):
                     tooltip="How the UNet's weights are kept. float8_e4m3fn halves the memory of float16, with rougher results; "
                     "ComfyUI chooses what it computes in.",
                 ),
+                io.Float.Input(
+                    "fps",
+                    default=DEFAULT_FPS,
+                    min=1.0,
+                    max=60.0,
+                    advanced=True,
+                    tooltip="VideoCrafter2 alone is told a frame rate: higher, and less happens from frame to frame. The others do not read it.",
+                ),
             ],
             outputs=[
                 io.Model.Output(
@@ -101,10 +110,10 @@ class LoadTextToVideoModel(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, source: dict[str, Any], weights: str) -> io.NodeOutput:
+    def execute(cls, source: dict[str, Any], weights: str, fps: float = DEFAULT_FPS) -> io.NodeOutput:
         dtype = STORAGE[weights]
         if source["source"] == FOLDER:
-            loaded = text_to_video.load_folder(source["folder"], dtype)
+            loaded = text_to_video.load_folder(source["folder"], dtype, fps)
         else:
             loaded = text_to_video.load_files(
                 _path("diffusion_models", source["diffusion_model"]),
@@ -112,6 +121,7 @@ class LoadTextToVideoModel(io.ComfyNode):
                 _path("vae", source["vae"]),
                 source["prediction"],
                 dtype,
+                fps,
             )
         say(cls.hidden.unique_id, loaded.report)
         return io.NodeOutput(loaded.model, loaded.clip, loaded.vae)

@@ -14,11 +14,11 @@ import comfy.sd
 import comfy.utils
 import torch
 
-from ...sma.networks.unet3d import unet3d_config_from_weights
+from ...sma.networks.unet3d import DEFAULT_FPS, unet3d_config_from_weights
 from . import diffusers_folder
 from .text_encoder import load_clip, width_of
 from .unet3d import HostUNet3D
-from .video_vae import VideoVAE, load_video_vae
+from .video_vae import VideoVAE, read_video_vae
 from .weights import find_weights, read_metadata, read_weights
 from .wrapped import SD15Video, model_from_network
 
@@ -37,25 +37,30 @@ class TextToVideo:
     report: str
 
 
-def load_folder(name: str, dtype: torch.dtype | None = None) -> TextToVideo:
-    """The model folder of this name under models/diffusers.
+def load_folder(name: str, dtype: torch.dtype | None = None, fps: float = DEFAULT_FPS) -> TextToVideo:
+    """The model folder of this name under models/diffusers; fps: the rate told to a network that is conditioned on it.
 
     Raises:
         ValueError: no such folder, parts missing, or parts that do not fit.
     """
     folder = diffusers_folder.folder_path(name)
     unet = find_weights(folder / "unet")
-    config = diffusers_folder.component_config(folder, "unet")
+    config = diffusers_folder.component_config(folder, "unet") | {"fps": fps}
     scheduler = diffusers_folder.scheduler_config(folder)
     vae_config = diffusers_folder.component_config(folder, "vae")
     model = load_model(unet, config, scheduler, dtype)
     clip = load_clip(find_weights(folder / "text_encoder"))
-    vae = load_video_vae(read_weights(find_weights(folder / "vae")), vae_config)
+    vae = read_video_vae(find_weights(folder / "vae"), vae_config)
     return _fitted(model, clip, vae, scheduler, f"from {unet.name}")
 
 
 def load_files(
-    unet: Path, text_encoder: Path, vae: Path, prediction: str, dtype: torch.dtype | None = None
+    unet: Path,
+    text_encoder: Path,
+    vae: Path,
+    prediction: str,
+    dtype: torch.dtype | None = None,
+    fps: float = DEFAULT_FPS,
 ) -> TextToVideo:
     """Single files, with the family's betas and a network read from the file itself.
 
@@ -70,8 +75,8 @@ def load_files(
         source = "config from the file"
     else:
         config, source = unet3d_config_from_weights(read_weights(unet)), "config read from the shapes"
-    model = load_model(unet, config, scheduler, dtype)
-    return _fitted(model, load_clip(text_encoder), load_video_vae(read_weights(vae)), scheduler, source)
+    model = load_model(unet, {**config, "fps": fps}, scheduler, dtype)
+    return _fitted(model, load_clip(text_encoder), read_video_vae(vae), scheduler, source)
 
 
 def load_model(
@@ -117,9 +122,10 @@ def _fitted(model: Any, clip: comfy.sd.CLIP, vae: VideoVAE, scheduler: Mapping[s
     kept, computed = (
         str(dtype).removeprefix("torch.") for dtype in (network.get_dtype(), network.get_dtype_inference())
     )
+    told = f"told {config['fps']:g} fps; " if config.get("fps_cond") else ""
     report = (
         f"UNet3D {'-'.join(map(str, config['block_out_channels']))}, {size:.{0 if size >= 10 else 1}f} M parameters, {kept}"
         f"{'' if kept == computed else f' (computed in {computed})'}, predicts {scheduler.get('prediction_type', 'epsilon')}, "
-        f"{scheduler.get('beta_schedule', 'linear')} betas; {source}"
+        f"{scheduler.get('beta_schedule', 'linear')} betas; {told}{source}"
     )
     return TextToVideo(model, clip, vae, report)
