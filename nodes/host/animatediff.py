@@ -40,6 +40,8 @@ _TEXT_CHANNELS, _LATENT_CHANNELS = 768, 4  # of SD 1.5; inpainting variants take
 
 class HostUNetMotion(HostNetwork):
     build = staticmethod(build_unet_motion)
+    # Skip connections end at their doors, so that these keep little of what a level computes.
+    run_again = ("resnets", "attentions", "motion_modules")
 
     def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """x [B, C, F, H, W], timesteps [B], context [B, L, D], the same for all frames -> [B, C, F, H, W]."""

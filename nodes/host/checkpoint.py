@@ -1,4 +1,4 @@
-"""Transformer blocks run again in backward instead of keeping their activations, also where they overwrite what they were given."""
+"""Blocks run again in backward instead of keeping their activations, also where they overwrite what they were given."""
 
 from __future__ import annotations
 
@@ -10,18 +10,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# What the host's video transformers call their blocks. UNets have none of these: their levels differ, and skip connections keep most
-# activations alive anyway.
+# What the host's video transformers call their blocks.
 _BLOCK_LISTS = ("blocks", "transformer_blocks", "double_blocks", "single_blocks")
 
 Forward = Callable[..., Any]
 
 
-def blocks_of(network: nn.Module) -> Iterator[nn.Module]:
-    """The transformer blocks of a network."""
+def blocks_of(network: nn.Module, *, checkpoint: bool) -> Iterator[nn.Module]:
+    """The parts of a network that need care in backward: transformer blocks, which may overwrite what they were given.
+
+    checkpoint: they are to run again. Then also what a UNet of ours names in ``run_again``, module lists at any depth.
+    """
     for name, child in network.named_children():
         if name in _BLOCK_LISTS and isinstance(child, nn.ModuleList):
             yield from child
+    run_again = getattr(network, "run_again", ()) if checkpoint else ()
+    for name, module in network.named_modules():
+        if name.rpartition(".")[2] in run_again:
+            yield from module
 
 
 def _copies_saved(weights: frozenset[int]) -> AbstractContextManager:

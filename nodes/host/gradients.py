@@ -76,7 +76,7 @@ def differentiable(network: nn.Module, *, checkpoint: bool = True) -> Iterator[N
             if can_freeze(module):
                 replace(module, frozen(module, module.forward))
         weights = frozenset(address for _, _, tensor in swapped for address in _storages(tensor))
-        for block in blocks_of(getattr(network, "diffusion_model", network)):
+        for block in blocks_of(getattr(network, "diffusion_model", network), checkpoint=checkpoint):
             forward = block.forward
             replace(block, checkpointed(block, forward, weights) if checkpoint else kept(forward, weights))
         yield

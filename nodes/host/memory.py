@@ -54,7 +54,7 @@ def estimate(denoiser: Any, adapter: Adapter, *, batch: int, checkpoint: bool) -
         checkpoint: blocks run again in backward.
     """
     network, clip = denoiser.network, denoiser.clip[:1]
-    watched = _Watched(network)
+    watched = _Watched(network, checkpoint)
     with watched, torch.no_grad():
         denoiser.denoise(clip, torch.full((1,), denoiser.sigma_at(0.5), dtype=clip.dtype, device=clip.device))
     inside = watched.blocks
@@ -82,7 +82,7 @@ def storage_bytes(network: nn.Module) -> int:
 
 
 class _Watched:
-    """Counts, while a network runs, the bytes that its layers take in and give out. UNets have no blocks in this sense.
+    """Counts, while a network runs, the bytes that its layers take in and give out.
 
     Attributes:
         blocks: block -> bytes inside it.
@@ -90,8 +90,9 @@ class _Watched:
         taken: bytes of what all blocks were called with; what several were called with counts once.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, checkpoint: bool) -> None:
         self.network = network
+        self._watched = list(blocks_of(network, checkpoint=checkpoint))
         self.blocks: Counter[nn.Module] = Counter()
         self.outside = 0
         self.taken = 0
@@ -99,11 +100,11 @@ class _Watched:
         self._handles: list[Any] = []
 
     def __enter__(self) -> _Watched:
-        inside = {module: block for block in blocks_of(self.network) for module in block.modules()}
+        inside = {module: block for block in self._watched for module in block.modules()}
         for module in self.network.modules():
             if not any(True for _ in module.children()):
                 self._handles.append(module.register_forward_hook(self._layer(inside.get(module)), with_kwargs=True))
-        for block in blocks_of(self.network):
+        for block in self._watched:
             self._handles.append(block.register_forward_pre_hook(self._block, with_kwargs=True))
         return self
 

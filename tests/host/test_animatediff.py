@@ -269,6 +269,27 @@ def test_the_gradient_is_that_of_finite_differences(case, checkpoint):
     assert measured == pytest.approx(slope, rel=1e-3)
 
 
+def test_checkpoints_keep_little_of_the_graph_and_change_no_gradient(case):
+    def job(denoiser):
+        adapter = case.adapter_on(denoiser)
+        loss = loss_of(denoiser)
+        seen, queue = set(), [loss.grad_fn]
+        while queue:
+            node = queue.pop()
+            if node is not None and node not in seen:
+                seen.add(node)
+                queue += [behind for behind, _ in node.next_functions]
+        loss.backward()
+        adapter.detach()
+        return len(seen), loss.item(), torch.cat([value.grad.flatten() for value in adapter.parameters()])
+
+    kept, loss, gradient = case.inside(job)
+    whole, plain_loss, plain_gradient = case.inside(job, checkpoint=False)
+    assert kept < whole / 4
+    assert loss == plain_loss
+    torch.testing.assert_close(gradient, plain_gradient, rtol=1e-5, atol=1e-6 * float(plain_gradient.abs().max()))
+
+
 def test_a_trained_lora_is_loaded_by_core_whole_and_samples_as_it_trained(host, case):
     import comfy.lora
 
