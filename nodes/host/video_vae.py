@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import comfy.diffusers_convert
@@ -12,7 +13,7 @@ import torch
 from comfy.ldm.models.autoencoder import AutoencoderKL
 from torch import Tensor
 
-from .weights import check_fit
+from .weights import check_fit, read_weights
 
 _LEVELS = 4  # the host's conversion of diffusers' names knows this depth only
 _GROUPS = 32  # of the host's normalisation
@@ -51,6 +52,18 @@ def _latent_by_latent(decode: Any, latents: Tensor) -> Tensor:
         return decode(latents)
     images = decode(latents.movedim(2, 1).flatten(0, 1))  # [B F, H, W, 3]
     return images.unflatten(0, (latents.shape[0], latents.shape[2]))
+
+
+def read_video_vae(path: Path, config: Mapping[str, Any] | None = None) -> VideoVAE:
+    """A VAE from its file, see :func:`load_video_vae`; the host can load it again."""
+    vae = load_video_vae(read_weights(path), config)
+    vae.patcher.cached_patcher_init = (_read_patcher, (path, config))
+    return vae
+
+
+def _read_patcher(path: Path, config: Mapping[str, Any] | None, disable_dynamic: bool = False) -> Any:
+    # As with the host's own VAEs, how its weights are placed is not for the caller to choose.
+    return read_video_vae(path, config).patcher
 
 
 def load_video_vae(weights: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> VideoVAE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def random_weights(network: nn.Module, seed: int = 0, dtype: torch.dtype = torch
     return weights
 
 
-def text_encoder_weights(seed: int = 0) -> dict[str, Tensor]:
+def text_encoder_weights(seed: int = 0, config: Mapping[str, Any] = TEXT_ENCODER) -> dict[str, Tensor]:
     """A CLIPTextModel's weights in float16 under transformers 4's names, position_ids included.
 
     Every tensor is a sliding view of one short random vector, which a pickle stores once.
@@ -114,7 +115,7 @@ def text_encoder_weights(seed: int = 0) -> dict[str, Tensor]:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     with torch.device("meta"):
-        network = CLIPTextModel(CLIPTextConfig(**TEXT_ENCODER))
+        network = CLIPTextModel(CLIPTextConfig(**config))
     longest = max(sum(tensor.shape) for tensor in network.state_dict().values())
     numbers = torch.randn(longest, generator=torch.Generator().manual_seed(seed))
     vectors: dict[float, Tensor] = {}
