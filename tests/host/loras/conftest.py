@@ -106,6 +106,18 @@ class Case:
         with torch.inference_mode():
             return run(model or self.model, self.latent, self.positive, job, seed=0)
 
+    def in_training(self, model: Any) -> torch.Tensor:
+        """What the model answers through the trainer's door, as :meth:`predict` asks it."""
+
+        def job(denoiser):
+            x = torch.randn(denoiser.clip.shape, generator=torch.Generator().manual_seed(7))
+            with torch.no_grad():
+                return denoiser.denoise(x, torch.full((1,), denoiser.sigma_at(0.6))).clone()
+
+        run = self.host.module("nodes.host.training").run_in_training
+        with torch.inference_mode():
+            return run(model, self.latent, self.positive, job, seed=0)
+
     def hooks(self) -> list[str]:
         """Modules of the model that carry a hook. (The host's own bypass leaves a ``forward`` on modules, which is not ours.)"""
         modules = self.model.model.named_modules()
@@ -153,8 +165,6 @@ def make_case(host, sprites, monkeymodule):
     def make(model: Any) -> Case:
         channels = model.model.latent_format.latent_channels
         latent = torch.randn(1, channels, 4, 4, 4, generator=torch.Generator().manual_seed(3))
-        if channels == 3:
-            latent = latent.repeat_interleave(4, -1).repeat_interleave(4, -2)
         frames = 1 + 3 * getattr(model.model.latent_format, "temporal_downscale_ratio", 1)
         return Case(host, model, positive, negative, latent, frames, said)
 

@@ -1,0 +1,151 @@
+"""LoRA files in every format, through the loaders that other people use."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+FORMATS = ("ComfyUI", "kohya", "diffusers (PEFT)")
+
+
+def distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).abs().max())
+
+
+@pytest.fixture(scope="module")
+def unet(make_case, sprites):
+    return make_case(sprites[0])
+
+
+def saved(case, lora_folder, lora, format: str):
+    """Save Motion LoRA's file."""
+    before = set(lora_folder.iterdir())
+    case.host.call("SMA_SaveMotionLoRA", lora=lora, filename_prefix="format", format=format)
+    (path,) = set(lora_folder.iterdir()) - before
+    return path
+
+
+def motion_lora(case, **settings):
+    return case.host.module("sma.files").MotionLoRA(case.lora(**settings), {"rank": 4, "base_model": "test", "seed": 7})
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_is_saved_loads_as_the_same_updates_with_its_metadata(case, lora_folder, format):
+    if format.startswith("diffusers") and case.frames != 4:
+        pytest.skip("diffusers names other layers in Wan")
+    lora = motion_lora(case)
+    path = saved(case, lora_folder, lora, format)
+    layers = len(lora) // 3
+    assert f"{layers} layers ({format} format)" in case.said[-1]
+    with safe_open(path, framework="pt") as file:
+        metadata, keys = file.metadata(), list(file.keys())
+    assert (metadata["rank"], metadata["base_model"], json.loads(metadata["seed"])) == ("4", "test", 7)
+    from_file = case.predict(case.wear(path.name, apply="bypass"))
+    name = {"ComfyUI": "ComfyUI", "kohya": "kohya"}.get(format, "diffusers")
+    assert case.said[-1] == f"{len(keys)} of {len(keys)} keys applied ({name} format, rank 4, bypassed)"
+    # alpha / rank is 1/2 here: folding it into a factor is exact.
+    assert torch.equal(from_file, case.predict(case.wear(lora, apply="bypass")))
+
+
+@pytest.mark.parametrize("format", ["ComfyUI", "kohya"])
+def test_core_loads_every_key_of_it(case, lora_folder, format):
+    import comfy.lora
+
+    path = saved(case, lora_folder, motion_lora(case), format)
+    tensors = load_file(path)
+    patches = comfy.lora.load_lora(dict(tensors), comfy.lora.model_lora_keys_unet(case.model.model, {}))
+    assert len(tensors) == 3 * len(patches) > 0
+    assert set(case.model.clone().add_patches(patches)) == set(patches)
+    (loaded,) = case.host.call("LoraLoaderModelOnly", model=case.model, lora_name=path.name, strength_model=1.0)
+    assert torch.equal(case.predict(loaded), case.predict(case.wear(path.name, apply="patch weights")))
+
+
+def test_core_reads_the_lora_keys_that_diffusers_writes_and_so_do_we(unet, lora_folder):
+    """Core knows no layer of a UNet3D under diffusers' names: Load Motion LoRA does."""
+    path = saved(unet, lora_folder, motion_lora(unet), "diffusers (PEFT)")
+    (core,) = unet.host.call("LoraLoaderModelOnly", model=unet.model, lora_name=path.name, strength_model=1.0)
+    assert torch.equal(unet.predict(core), unet.predict(unet.model))
+    assert distance(unet.predict(unet.wear(path.name)), unet.predict(unet.model)) > 1e-2
+
+
+def test_peft_itself_puts_it_on_diffusers_unet3d(unet, lora_folder):
+    """diffusers 0.42 has no LoRA loader for UNet3DConditionModel; PEFT, on which its loaders stand, reads the file."""
+    peft = pytest.importorskip("peft")
+    lora = motion_lora(unet)
+    tensors = load_file(saved(unet, lora_folder, lora, "diffusers (PEFT)"))
+    module = unet.host.module("sma.networks.unet3d")
+    host_network = unet.model.model.diffusion_model
+    network = module.build_unet3d(host_network._network.config)
+    network.load_state_dict({key: value.clone() for key, value in host_network.state_dict().items()})
+    names = [key.removeprefix("unet.").removesuffix(".lora_A.weight") for key in tensors if "lora_A" in key]
+    ranks = {f"^{name}": tensors[f"unet.{name}.lora_A.weight"].shape[0] for name in names}
+    config = peft.LoraConfig(target_modules=names, r=4, lora_alpha=4, rank_pattern=ranks, alpha_pattern=ranks)
+    x = torch.randn(unet.latent.shape, generator=torch.Generator().manual_seed(7))
+    context = torch.randn(1, 2, network.config.cross_attention_dim, generator=torch.Generator().manual_seed(8))
+
+    def answer():
+        with torch.no_grad():
+            return network(x, torch.tensor([500]), encoder_hidden_states=context).sample
+
+    base = answer()
+    peft.inject_adapter_in_model(config, network)
+    result = peft.set_peft_model_state_dict(network, {key.removeprefix("unet."): v for key, v in tensors.items()})
+    assert result.unexpected_keys == []
+    assert not [key for key in result.missing_keys if "lora_" in key]
+    with_peft = answer()
+    merged = dict(host_network.state_dict())
+    for name, update in unet.host.module("sma.lora_formats").updates_of(lora).items():
+        delta = update.scale * update.up.flatten(1) @ update.down.flatten(1)
+        merged[f"{name}.weight"] = merged[f"{name}.weight"] + delta.reshape(merged[f"{name}.weight"].shape)
+    network = module.build_unet3d(host_network._network.config)
+    network.load_state_dict({key: value.clone() for key, value in merged.items()})
+    assert distance(with_peft, answer()) <= 1e-4
+    assert distance(with_peft, base) > 1e-2
+
+
+@pytest.mark.parametrize("kind", ["temporal", "spatial"])
+def test_motiondirectors_pt_lists_are_worn(unet, lora_folder, kind):
+    reading, roles = unet.host.module("sma.lora_reading"), unet.host.module("sma.roles")
+    network = unet.model.model.diffusion_model
+    everything = roles.layers_of(network, "everything")
+    import re
+
+    sites = [name for name in everything if re.fullmatch(reading._SITES[kind], name)]
+    assert len(sites) > 10
+    generator = torch.Generator().manual_seed(4)
+    tensors, named = [], {}
+    for name in sites:
+        layer = network.get_submodule(name)
+        up = torch.randn(layer.out_features, 3, generator=generator) * 0.05
+        down = torch.randn(3, layer.in_features, generator=generator)
+        tensors += [up, down]
+        named |= {f"diffusion_model.{name}.lora_A.weight": down, f"diffusion_model.{name}.lora_B.weight": up}
+    torch.save(tensors, lora_folder / "1_unet.pt")
+    worn = unet.wear("1_unet.pt", apply="bypass")
+    count = len(tensors)
+    assert unet.said[-1] == f"{count} of {count} keys applied (MotionDirector {kind} format, rank 3, bypassed)"
+    assert torch.equal(unet.predict(worn), unet.predict(unet.wear(named, apply="bypass")))
+    assert distance(unet.predict(worn), unet.predict(unet.model)) > 1e-2
+
+
+def test_formats_that_do_not_fit_the_network_are_refused(wan, unet, lora_folder):
+    with pytest.raises(ValueError, match="for Wan, whose layers have other names in diffusers"):
+        saved(wan, lora_folder, motion_lora(wan), "diffusers (PEFT)")
+    with pytest.raises(ValueError, match="0 of 92 layers lie in motion modules: this LoRA is for UNet3D"):
+        saved(unet, lora_folder, motion_lora(unet), "AnimateDiff-Evolved")
+
+
+def test_a_file_written_anew_is_loaded_anew(unet, lora_folder):
+    path = saved(unet, lora_folder, motion_lora(unet), "ComfyUI")
+    node = unet.host.node("SMA_LoadMotionLoRA")
+    source = {"source": "file", "file": path.name}
+    first = node.fingerprint_inputs(model=None, source=source, strength=1.0)
+    assert node.fingerprint_inputs(source=source) == first
+    os.utime(path, (1, 1))
+    assert node.fingerprint_inputs(source=source) != first
+    assert path.name in unet.host.module("nodes.host.paths").saved_loras()
