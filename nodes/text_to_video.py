@@ -52,7 +52,7 @@ class LoadTextToVideoModel(io.ComfyNode):
                             [
                                 io.Combo.Input(
                                     "folder",
-                                    options=_or_hint(model_folders(text_to_video.NETWORK), "models/diffusers"),
+                                    options=_or_hint(model_folders(*text_to_video.NETWORKS), "models/diffusers"),
                                     tooltip="A folder with model_index.json, unet, vae, text_encoder and scheduler that you copied "
                                     "into ComfyUI's models/diffusers. Prediction and betas are read from its scheduler.",
                                 )

@@ -17,9 +17,9 @@ _BETA_SCHEDULES = {"scaled_linear": "linear", "linear": "sqrt_linear", "squaredc
 _MODEL_TYPES = {"epsilon": ModelType.EPS, "v_prediction": ModelType.V_PREDICTION}
 
 
-def model_folders(network: str) -> list[str]:
-    """Names of the folders under models/diffusers whose unet is of this diffusers class, relative to there and sorted."""
-    return sorted(name for name, folder in _folders().items() if unet_class(folder) == network)
+def model_folders(*networks: str) -> list[str]:
+    """Names of the folders under models/diffusers whose unet is of one of these classes, relative to there and sorted."""
+    return sorted(name for name, folder in _folders().items() if unet_class(folder) in networks)
 
 
 def folder_path(name: str) -> Path:

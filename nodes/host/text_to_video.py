@@ -22,7 +22,8 @@ from .video_vae import VideoVAE, read_video_vae
 from .weights import find_weights, read_metadata, read_weights
 from .wrapped import SD15Video, model_from_network
 
-NETWORK = "UNet3DConditionModel"
+# The second is what VideoCrafter2's own pipeline calls its UNet.
+NETWORKS = ("UNet3DConditionModel", "UNet3DVideoCrafterConditionModel")
 # What single files leave unsaid; every published model of the family has these betas.
 _SCHEDULER = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 

@@ -28,18 +28,19 @@ def broken(folders) -> Path:
 
 
 def test_only_folders_of_this_network_are_listed(host, folders):
-    other, damaged = folders / "group" / "sd15", folders / "damaged"
-    for folder, text in ((other, '{"unet": ["diffusers", "UNet2DConditionModel"]}'), (damaged, "{")):
-        folder.mkdir(parents=True)
-        (folder / "model_index.json").write_text(text)
+    unets = {"group/sd15": "UNet2DConditionModel", "crafter": "UNet3DVideoCrafterConditionModel", "damaged": None}
+    for name, unet in unets.items():
+        (folders / name).mkdir(parents=True)
+        (folders / name / "model_index.json").write_text(json.dumps({"unet": ["library", unet]}) if unet else "{")
     module = host.module("nodes.host.diffusers_folder")
     assert module.model_folders("UNet3DConditionModel") == ["zero", "zero-v"]
     assert module.model_folders("UNet2DConditionModel") == ["group/sd15"]
     (source, *_) = host.node("SMA_LoadTextToVideoModel").define_schema().inputs
-    assert source.options[0].inputs[0].options == ["zero", "zero-v"]
+    assert source.options[0].inputs[0].options == ["crafter", "zero", "zero-v"]
     with pytest.raises(ValueError, match="no model folder '../secret'"):
         module.folder_path("../secret")
-    shutil.rmtree(other.parent), shutil.rmtree(damaged)
+    for name in ("group", "crafter", "damaged"):
+        shutil.rmtree(folders / name)
 
 
 def test_an_empty_list_says_where_to_put_files(host, monkeypatch):
