@@ -14,7 +14,9 @@ from comfy_api.latest import io, ui
 from ..sma.clip import ClipRequest, read_clip, write_video
 from ..sma.film import ANIMATION_SUFFIXES, IMAGE_SUFFIXES, image_files
 from .host.progress import say
+from .host.rules import family_of_model
 from .host.vae import frame_counts, nearest_side, what_it_leaves_out
+from .snap import read_snapped
 
 # Not named "examples": the host would look for workflow templates there.
 _EXAMPLES = Path(__file__).resolve().parents[1] / "clips"
@@ -144,12 +146,20 @@ class LoadMotionClip(io.ComfyNode):
                     display_name="fps of image folder",
                     tooltip="Only for a folder of images, which does not know how fast it was filmed.",
                 ),
-                # Last, so that it moves no widget of a saved workflow.
+                # What follows came later: sockets, which move no widget of a saved workflow. The page keeps the widget of the
+                # upload behind all others, so that a new one would take over its value.
                 io.Vae.Input(
                     "vae",
                     optional=True,
                     tooltip="The VAE that will encode the clip. When connected, the report says how many frames and "
                     "pixels it sees: VAE Encode cuts off the rest, and many video VAEs take only 4n+1 or 8n+1 frames.",
+                ),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="The model that will learn. When connected, frame_count, width and height are rounded to the "
+                    "nearest that it takes whole, such as 4n+1 frames and multiples of 16 pixels for Wan, and the report "
+                    "says so.",
                 ),
             ],
             outputs=[
@@ -192,6 +202,7 @@ class LoadMotionClip(io.ComfyNode):
         crop: str,
         folder_fps: float,
         vae: Any = None,
+        model: Any = None,
     ) -> io.NodeOutput:
         request = ClipRequest(
             width=width,
@@ -203,9 +214,10 @@ class LoadMotionClip(io.ComfyNode):
             crop=crop,
             folder_fps=folder_fps,
         )
-        clip = read_clip(_path(file), request)
+        path = _path(file)
+        clip = read_clip(path, request) if model is None else read_snapped(path, request, family_of_model(model))
         report = clip.report
-        if vae is not None and (left_out := what_it_leaves_out(vae, len(clip.frames), height, width)):
+        if vae is not None and (left_out := what_it_leaves_out(vae, *clip.frames.shape[:3])):
             report += f"; {left_out}"
         say(cls.hidden.unique_id, report)
         preview = cls._preview(clip.frames, clip.fps)

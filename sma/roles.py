@@ -26,7 +26,7 @@ class Family:
         motion: the roles adapted by default, because motion lives there.
         joint: attention runs over space and time together, so no layer is about motion alone.
         temporal: frames that one latent frame stands for; the first stands for itself, so clips have 1 + n * temporal frames.
-        spatial: side, in pixels, of what the family's VAE makes one latent pixel.
+        spatial: side, in pixels, of what the family's usual VAE makes one latent pixel.
         patch: side, in latent pixels, of what the network makes one token.
         blocks: names of the module lists that hold its blocks, in the order they run; they are numbered through.
         positions: a pattern over buffers [1, F, width] of which the shortest bounds the frames, if the network has such.

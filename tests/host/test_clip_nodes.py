@@ -29,6 +29,11 @@ def wan(host, vae_name):
 
 
 @pytest.fixture(scope="module")
+def wan_model(host, vae_name):
+    return host.call("UNETLoader", unet_name="tiny_wan.safetensors", weight_dtype="default")[0]
+
+
+@pytest.fixture(scope="module")
 def clips(host, vae_name):
     """The host's input folder with a film, a gif, two folders of images and things that are no clips."""
     folder = host.base / "input"
@@ -224,9 +229,52 @@ def test_vaes_that_take_each_frame_by_itself_leave_none_out(host, clips):
     assert load(host, "film.mp4", frame_count=6, vae=still)[3].endswith(" crop")
 
 
-def test_the_vae_socket_is_last_and_moves_no_widget_of_saved_workflows(host):
-    *widgets, last = host.module("nodes.clip").LoadMotionClip.define_schema().inputs
-    assert last.id == "vae" and last.optional and last.get_io_type() == "VAE"
+def test_a_clip_snaps_to_what_the_model_takes(host, clips, wan, wan_model):
+    film = {"timing": {"timing": "stride", "stride": 1}}
+    images, _, count, report = load(host, "film.mp4", frame_count=16, width=40, height=30, model=wan_model, **film)
+    assert images.shape == (17, 32, 32, 3) and count == 17
+    assert report.endswith("→ 32x32 centre crop; for Wan 17 frames instead of 16, 32x32 instead of 40x30")
+    *_, report = load(host, "film.mp4", frame_count=5, width=32, height=16, model=wan_model, vae=wan)
+    assert report.endswith("→ 32x16 centre crop")
+    sprites = host.module("nodes.host.sprites").load_model()
+    assert load(host, "film.mp4", frame_count=7, width=20, height=18, model=sprites)[0].shape == (7, 18, 20, 3)
+
+
+def test_a_film_that_is_too_short_for_the_longer_count_gives_the_shorter(host, clips, wan_model):
+    film = {"width": 16, "height": 16, "timing": {"timing": "stride", "stride": 1}, "model": wan_model}
+    *_, count, report = load(host, "film.mp4", frame_count=24, **film)  # the film has 24, 25 would be the nearest
+    assert count == 21
+    assert report.endswith("; for Wan 21 frames instead of 24")
+    assert load(host, "film.mp4", frame_count=0, **film)[2] == 21
+    with pytest.raises(ValueError, match="5 frames at 8 fps need"):
+        load(host, "walk/", start=0.3, frame_count=2, **film)
+
+
+def test_compression_is_what_the_host_knows(host, wan_model):
+    """The table of families holds it too, for whoever uses it without a host."""
+    import comfy.latent_formats
+
+    module, roles = host.module("nodes.host.rules"), host.module("sma.roles")
+    formats = {"Wan": "Wan21", "LTX-Video": "LTXV", "HunyuanVideo": "HunyuanVideo"}
+    for family in roles.FAMILIES:
+        if family.name in formats:
+            known = getattr(comfy.latent_formats, formats[family.name])
+            assert (family.temporal, family.spatial) == (known.temporal_downscale_ratio, known.spacial_downscale_ratio)
+    folds_more = wan_model.clone()
+    folds_more.add_object_patch("latent_format", comfy.latent_formats.Wan22())
+    assert [module.family_of_model(model).size_multiple for model in (wan_model, folds_more)] == [16, 32]
+    unknown = wan_model.clone()
+    unknown.add_object_patch("diffusion_model", torch.nn.Linear(1, 1))
+    family = module.family_of_model(unknown)
+    assert (family.name, family.nearest_frames(16), family.size_multiple) == ("Linear", 17, 8)
+
+
+def test_later_inputs_move_no_widget_of_saved_workflows(host):
+    *widgets, vae, model = host.module("nodes.clip").LoadMotionClip.define_schema().inputs
+    assert [(item.id, item.optional, item.get_io_type()) for item in (vae, model)] == [
+        ("vae", True, "VAE"),
+        ("model", True, "MODEL"),
+    ]
     order = ["file", "start", "frame_count", "timing", "width", "height", "crop", "folder_fps"]
     assert [widget.id for widget in widgets] == order
     saved = json.loads((Path(__file__).parents[2] / "workflows" / "sprites-motion-transfer.json").read_text())
