@@ -50,9 +50,9 @@ class SaveMotionLoRA(io.ComfyNode):
                     options=list(FORMATS),
                     default=COMFYUI,
                     optional=True,
-                    tooltip="Who reads the file. ComfyUI: every LoRA loader of ComfyUI. diffusers (PEFT): ZeroScope, ModelScope and "
-                    "AnimateDiff networks in diffusers. kohya: trainers and web UIs. AnimateDiff-Evolved: its Load AnimateDiff LoRA, "
-                    "motion modules only. Load Motion LoRA reads all four.",
+                    tooltip="Who reads the file. ComfyUI: every LoRA loader of ComfyUI. diffusers (PEFT): AnimateDiff in diffusers, and "
+                    "ZeroScope or ModelScope through PEFT. kohya: trainers and web UIs. AnimateDiff-Evolved: its Load AnimateDiff LoRA, motion "
+                    "modules only. Load Motion LoRA reads all four.",
                 ),
             ],
             outputs=[],

@@ -89,6 +89,7 @@ def to_format(lora: Mapping[str, Tensor], format: str) -> Export:
         format:
             ``"comfyui"``: as it is. diffusers' Wan pipeline reads this format too.
             ``"diffusers"``: PEFT's names, ``unet.<module>.lora_A.weight``; the scale is in B. UNet3D and AnimateDiff networks only.
+                diffusers loads it into a UNetMotionModel; its UNet3DConditionModel has no LoRA loader (0.42), but PEFT reads the file.
             ``"kohya"``: ``lora_unet_<module>.lora_down.weight``, ``.lora_up.weight``, ``.alpha``.
             ``"animatediff"``: what AnimateDiff-MotionDirector writes and AnimateDiff-Evolved reads, original AnimateDiff's names with the
             scale in ``up``. Layers outside the motion modules and convolutions are left out and counted.
@@ -154,9 +155,3 @@ def to_animatediff(module: str) -> str | None:
         block, index, layer = attention.groups()
         inner = f"{block}.attention_blocks.{int(index) - 1}.{layer}"
     return f"{path}.temporal_transformer.{inner}"
-
-
-def from_animatediff(module: str) -> str:
-    """Original AnimateDiff's name of a module -> diffusers'; other names come back as they are."""
-    module = module.replace(".temporal_transformer.", ".")
-    return re.sub(r"\.attention_blocks\.([01])\.", lambda match: f".attn{int(match[1]) + 1}.", module)

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from .lora_formats import LowRank, from_animatediff
+from .lora_formats import LowRank
+from .networks.animatediff import diffusers_name
 
 Modules = Mapping[str, Sequence[int]]
 
@@ -126,7 +127,7 @@ def read_lora(tensors: Mapping[str, Tensor], modules: Modules) -> Reading:
     updates, keys, misshaped, layers = {}, {}, [], []
     for name, site in sorted(sites.items()):
         found, kind = _module(name, site, modules, underscored)
-        layers.append(from_animatediff(_plain(name)) if found is None else found)
+        layers.append(diffusers_name(_plain(name)) if found is None else found)
         if found is None or not site.plain or not {"down", "up"} <= site.parts.keys() or found in updates:
             unmatched.extend(site.parts.values())
             continue
@@ -223,7 +224,7 @@ def _module(site: str, parts: _Site, modules: Modules, underscored: Mapping[str,
     candidates = [plain, f"{plain}.0"] if plain.endswith(".to_out") else [plain]
     original = "temporal_transformer" in plain or "attention_blocks" in plain
     for name in candidates:
-        name = from_animatediff(name) if original else name
+        name = diffusers_name(name) if original else name
         if name in modules:
             return name, _format(site, parts, original)
         for pattern, replacement in _WAN:

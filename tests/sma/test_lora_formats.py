@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sma.lora_formats import LowRank, from_animatediff, to_animatediff, to_format, updates_of
+from sma.lora_formats import LowRank, to_animatediff, to_format, updates_of
 from sma.lora_reading import read_lora
+from sma.networks.animatediff import diffusers_name
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "motiondirector"
 WAN = [f"blocks.{block}.self_attn.{x}" for block in (0, 11) for x in "qkvo"] + ["blocks.0.ffn.0", "blocks.0.ffn.2"]
@@ -113,7 +114,7 @@ def test_animatediff_evolved_finds_every_key_of_the_golden_table():
     """`saved` is what AnimateDiff-MotionDirector writes, `loaded_as` the weight AnimateDiff-Evolved patches with it."""
     table = json.loads((GOLDEN / "animatediff_keys.json").read_text())["temporal"]
     originals = list(dict.fromkeys(row["loaded_as"].removesuffix(".weight") for row in table))
-    modules = shapes([from_animatediff(name) for name in originals])
+    modules = shapes([diffusers_name(name) for name in originals])
     assert [to_animatediff(name) for name in modules] == originals
     written = to_format(ours(modules), "animatediff").tensors
     assert sorted(written) == sorted(row["saved"] for row in table)
