@@ -40,7 +40,7 @@ _TEXT_CHANNELS, _LATENT_CHANNELS = 768, 4  # of SD 1.5; inpainting variants take
 
 class HostUNetMotion(HostNetwork):
     build = staticmethod(build_unet_motion)
-    # Skip connections end at their doors, so that these keep little of what a level computes.
+    # Without these, which hold nearly all layers, backward keeps little but the skip connections.
     run_again = ("resnets", "attentions", "motion_modules")
 
     def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -112,8 +112,7 @@ class Folder:
 
 def motion_modules() -> list[str]:
     """Files of models/animatediff_models, and MotionAdapter folders under models/diffusers with "diffusers/" before their name."""
-    # AnimateDiff-Evolved adds the very same path when it is installed; adding it twice changes nothing.
-    folder_paths.add_model_folder_path(MOTION_MODELS, str(Path(folder_paths.models_dir) / MOTION_MODELS))
+    _register_folder()
     files = folder_paths.get_filename_list(MOTION_MODELS)
     suffixes = folder_paths.supported_pt_extensions
     return [name for name in files if Path(name).suffix.lower() in suffixes] + sorted(
@@ -158,12 +157,25 @@ def describe(model: ModelPatcher) -> str:
 
 def _read_motion_module(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Config and weights of a motion module in diffusers' terms."""
-    if name.startswith(_DIFFUSERS) and (folder := _adapters().get(name.removeprefix(_DIFFUSERS))):
-        weights = motion_module_weights(read_weights(find_weights(folder)))
-        return read_json(folder / "config.json"), weights
-    motion_modules()
-    weights = motion_module_weights(read_weights(Path(folder_paths.get_full_path_or_raise(MOTION_MODELS, name))))
-    return adapter_config_from_weights(weights), weights
+    folder = _adapters().get(name.removeprefix(_DIFFUSERS)) if name.startswith(_DIFFUSERS) else None
+    if folder is not None:
+        path, config = find_weights(folder), read_json(folder / "config.json")
+    else:
+        _register_folder()
+        path, config = Path(folder_paths.get_full_path_or_raise(MOTION_MODELS, name)), None
+    weights = motion_module_weights(read_weights(path))
+    if others := [key for key in weights if "motion_modules." not in key]:
+        # They would replace the base model's.
+        raise ValueError(
+            f"{name} holds {len(others)} tensors that are not of a motion module (for example {others[0]!r}). "
+            "Choose a file of a motion module alone."
+        )
+    return config or adapter_config_from_weights(weights), weights
+
+
+def _register_folder() -> None:
+    # AnimateDiff-Evolved adds the very same path when it is installed; adding it twice changes nothing.
+    folder_paths.add_model_folder_path(MOTION_MODELS, str(Path(folder_paths.models_dir) / MOTION_MODELS))
 
 
 def _adapters() -> dict[str, Path]:

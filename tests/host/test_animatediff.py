@@ -157,33 +157,70 @@ def test_ten_ddim_steps_with_guidance_are_those_of_diffusers(host, case):
     assert (ours - x).abs().max() <= 1e-4 * x.abs().max()
 
 
-def test_a_motion_module_that_adds_nothing_leaves_core_s_own_stable_diffusion(host, models, checkpoint):
-    """The one-file route against core's network: names, heads and layout are right in every layer."""
+@pytest.fixture(scope="module")
+def still(host, models, checkpoint) -> tuple[tuple, tuple]:
+    """(MODEL, CLIP, VAE) of a checkpoint with a motion module that adds nothing, and those of core's own loader."""
     name, *_ = tiny.write_motion_module(models, "v2", [320, 320], still=True)
     base = {"base": "checkpoint", "checkpoint": "tiny_sd15.safetensors"}
-    model, clip, vae = host.call("SMA_LoadAnimateDiffModel", base=base, motion_module=name, weights="as stored")
-    their_model, their_clip, their_vae = host.call("CheckpointLoaderSimple", ckpt_name="tiny_sd15.safetensors")
+    ours = host.call("SMA_LoadAnimateDiffModel", base=base, motion_module=name, weights="as stored")
+    return ours, host.call("CheckpointLoaderSimple", ckpt_name="tiny_sd15.safetensors")
 
-    x, t, context = video(seed=1), torch.tensor([300.0]), text(1)
-    frames = x[0].movedim(1, 0)
+
+def frame_by_frame(model: Any) -> torch.Tensor:
+    """What a video model, or core's image model, predicts for the frames of one noised video: [F, 4, h, w]."""
+    network, x, t, context = model.model.diffusion_model, video(seed=1), torch.tensor([300.0]), text(1)
     with torch.inference_mode():
-        ours = model.model.diffusion_model(x.float(), t, context=context)
-        theirs = their_model.model.diffusion_model(
-            frames, t.expand(FRAMES), context=context.expand(FRAMES, -1, -1), transformer_options={}
-        )
+        if model.get_model_object("latent_format").latent_dimensions == 3:
+            return network(x, t, context=context)[0].movedim(1, 0)
+        context = context.expand(FRAMES, -1, -1)
+        return network(x[0].movedim(1, 0), t.expand(FRAMES), context=context, transformer_options={})
+
+
+def test_a_motion_module_that_adds_nothing_leaves_core_s_own_stable_diffusion(host, still):
+    """The one-file route against core's network: names, heads and layout are right in every layer."""
+    (model, clip, vae), (their_model, their_clip, their_vae) = still
+    ours, theirs = frame_by_frame(model), frame_by_frame(their_model)
     assert theirs.std() > 0.1
-    assert (ours[0].movedim(1, 0) - theirs).abs().max() <= 1e-4 * theirs.abs().max()
+    assert (ours - theirs).abs().max() <= 1e-4 * theirs.abs().max()
 
     (prompt,) = host.call("CLIPTextEncode", clip=clip, text="a cat is roaring")
     (their_prompt,) = host.call("CLIPTextEncode", clip=their_clip, text="a cat is roaring")
     assert prompt[0][0].shape == (1, 77, 768)
     assert torch.equal(prompt[0][0], their_prompt[0][0])
 
-    latent = video(seed=2, frames=2)
+    latent = video(seed=2, frames=2)[..., :4, :4]
     (images,) = host.call("VAEDecode", vae=vae, samples={"samples": latent})
     (their_images,) = host.call("VAEDecode", vae=their_vae, samples={"samples": latent[0].movedim(1, 0)})
-    assert images.shape == (2, 64, 64, 3)
+    assert images.shape == (2, 32, 32, 3)
     torch.testing.assert_close(images, their_images, rtol=0, atol=1e-5)
+
+
+def test_lora_files_of_stable_diffusion_do_here_what_they_do_in_core(host, still):
+    """sd-scripts names SD 1.5's layers as diffusers does, with underscores; core matches them in both networks."""
+    (model, *_), (their_model, *_) = still
+    generator, lora = torch.Generator().manual_seed(9), {}
+    transformer = "lora_unet_up_blocks_1_attentions_1"
+    for layer, conv in (
+        ("proj_in", True),
+        ("transformer_blocks_0_attn2_to_q", False),
+        ("transformer_blocks_0_attn1_to_out_0", False),
+    ):
+        tail = (1, 1) if conv else ()
+        lora[f"{transformer}_{layer}.lora_down.weight"] = torch.randn(4, 320, *tail, generator=generator) / 18
+        lora[f"{transformer}_{layer}.lora_up.weight"] = torch.randn(320, 4, *tail, generator=generator)
+        lora[f"{transformer}_{layer}.alpha"] = torch.tensor(4.0)
+    before, outputs = frame_by_frame(model), []
+    for loaded in (model, their_model):
+        (worn,) = host.call("LoraModelLoader", model=loaded, lora=lora, strength_model=1.0)
+        with torch.inference_mode():
+            worn.patch_model(torch.device("cpu"))
+            outputs.append(frame_by_frame(worn))
+            worn.unpatch_model(torch.device("cpu"))
+    ours, theirs = outputs
+    effect = (theirs - before).abs().max()
+    assert effect > 0.1
+    # The weights are kept in half precision, into which the host rounds at random.
+    assert (ours - theirs).abs().max() <= 1e-2 * effect
 
 
 def test_one_file_and_a_folder_of_the_same_weights_are_one_network(host, models, checkpoint):
@@ -215,6 +252,8 @@ def test_core_nodes_make_a_video_with_it(host, models, case):
     model, clip, vae = host.call(
         "SMA_LoadAnimateDiffModel", base=base, motion_module=case.motion_module, weights="bfloat16"
     )
+    line = case.module.describe(model)
+    assert line == "AnimateDiff 32-64, 1.5 M parameters, bfloat16, at most 32 frames"
     (prompt,) = host.call("CLIPTextEncode", clip=clip, text="a cat")
     frames = torch.rand(3, 64, 64, 3, generator=torch.Generator().manual_seed(0))
     (latent,) = host.call("VAEEncode", pixels=frames, vae=vae)
@@ -225,6 +264,8 @@ def test_core_nodes_make_a_video_with_it(host, models, case):
     assert torch.isfinite(images).all()
     (empty,) = host.call("SMA_EmptyVideoLatent", vae=vae, width=64, height=64, frame_count=3, batch_size=1)
     assert empty["samples"].shape == (1, 4, 3, 8, 8)
+    (image,) = host.call("EmptyLatentImage", width=64, height=64, batch_size=1)
+    assert ksampler(host, model, image["samples"], steps=1).shape == (1, 4, 1, 8, 8)
 
 
 @pytest.mark.parametrize(
@@ -328,6 +369,8 @@ def test_a_trained_lora_is_loaded_by_core_whole_and_samples_as_it_trained(host, 
 def test_more_frames_than_the_motion_module_knows_are_refused_in_a_sentence(host, case):
     with pytest.raises(ValueError, match=r"The video has 33 frames .* at most 32\. Take 32 frames or fewer\."):
         ksampler(host, case.model, torch.zeros(1, 4, 33, 8, 8), steps=1)
+    with pytest.raises(ValueError, match="The clip has 33 frames and this AnimateDiff model places at most 32"):
+        host.module("sma.roles").check_frames(case.model.model.diffusion_model, 33)
 
 
 def test_other_bases_are_refused(host, models, case):
@@ -362,14 +405,19 @@ def test_motion_modules_that_do_not_fit_are_refused(host, models, case):
     weights = load_file(path)
     to_q = next(name for name in weights if name.endswith("to_q.weight"))
     proj = next(name for name in weights if name.endswith("proj_in.weight"))
-    weights["surplus"] = weights.pop(to_q)
+    weights["mid_block.motion_modules.0.surplus"] = weights.pop(to_q)
     weights[proj] = weights[proj][:1].clone()
     save_file(weights, path.with_name("broken.safetensors"))
     with pytest.raises(
         ValueError,
-        match=r"lack 1 tensor \(.*to_q.*have 1 tensor too many \(.*'surplus'\) and have 1 tensor of another shape",
+        match=r"lack 1 tensor \(.*to_q.*have 1 tensor too many \(.*surplus'\) and have 1 tensor of another shape",
     ):
         case.module.load_model(case.base, "broken.safetensors")
+    save_file(load_file(path) | {"conv_in.weight": torch.zeros(32, 9, 3, 3)}, path.with_name("pia.safetensors"))
+    with pytest.raises(
+        ValueError, match=r"pia\.safetensors holds 1 tensors that are not of a motion module \(.*'conv_in"
+    ):
+        case.module.load_model(case.base, "pia.safetensors")
     save_file({"conv_in.weight": torch.zeros(1)}, path.with_name("none.safetensors"))
     with pytest.raises(ValueError, match="None of the file's 1 tensors is of an AnimateDiff motion module"):
         case.module.load_model(case.base, "none.safetensors")
