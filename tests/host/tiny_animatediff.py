@@ -23,6 +23,7 @@ UNET2D = {
     "cross_attention_dim": 768,
     "attention_head_dim": 8,
 }
+WIDTHS = UNET2D["block_out_channels"]
 # The host recognises a single file by its 320 channels; the number of levels is free.
 LDM = {
     "in_channels": 4,
@@ -39,6 +40,7 @@ LDM = {
     "use_linear_in_transformer": False,
     "legacy": False,
 }
+FRAMES = 5  # of a video in the tests
 # Position tables and mid block of the published modules.
 LAYOUTS = {"v1": (24, False), "v2": (32, True), "v3": (32, False)}
 
@@ -204,3 +206,21 @@ def _component(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Te
 def _json(path: Path, content: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(dict(content)), encoding="utf-8")
+
+
+def video(seed: int, frames: int = FRAMES) -> torch.Tensor:
+    return torch.randn(1, 4, frames, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def text(seed: int) -> torch.Tensor:
+    return torch.randn(1, 7, 768, generator=torch.Generator().manual_seed(seed))
+
+
+def conditioning(seed: int) -> list:
+    return [[text(seed), {}]]
+
+
+def ksampler(host: Any, model: Any, latent: torch.Tensor, **changes: Any) -> torch.Tensor:
+    inputs = {"seed": 3, "steps": 10, "cfg": 7.5, "sampler_name": "ddim", "scheduler": "ddim_uniform", "denoise": 1.0}
+    inputs |= {"positive": conditioning(1), "negative": conditioning(2), "latent_image": {"samples": latent}}
+    return host.call("KSampler", model=model, **inputs | changes)[0]["samples"]
