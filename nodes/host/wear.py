@@ -231,7 +231,8 @@ def _can_be_bypassed(module: nn.Module) -> bool:
 def _layer(name: str, module: nn.Module, update: LowRank, strength: float) -> LoRALayer:
     # Nodes run in inference mode; values made there could not take part in a training.
     with torch.inference_mode(False):
-        down, up = (value.clone() if value.is_inference() else value for value in (update.down, update.up))
+        values = (value.cpu() for value in (update.down, update.up))
+        down, up = (value.clone() if value.is_inference() else value for value in values)
         return LoRALayer.holding(name, module, down, up, update.scale * strength)
 
 

@@ -58,13 +58,12 @@ class Range:
             parts.append(f"on latent frames {self.first}-{'end' if self.last is None else self.last}")
         return ", ".join(parts)
 
-    def holds(self, sampling: Any, sigma: Tensor, frames: int) -> Tensor:
-        """[B, F] bool: which samples of noise levels ``sigma`` [B] (CPU) and which of ``frames`` latent frames are inside."""
+    def holds(self, sampling: Any, sigma: Tensor, frames: Tensor) -> Tensor:
+        """[B, F] bool: which samples of noise levels ``sigma`` [B] and which latent frames, by index [F], are inside; both on the CPU."""
         level = sigma <= float(sampling.percent_to_sigma(self.start_percent))
         if self.end_percent < 1.0:
             level &= sigma > float(sampling.percent_to_sigma(self.end_percent))
-        index = torch.arange(frames)
-        inside = (index >= self.first) & (index <= (math.inf if self.last is None else self.last))
+        inside = (frames >= self.first) & (frames <= (math.inf if self.last is None else self.last))
         return level[:, None] & inside
 
 
@@ -206,16 +205,16 @@ def _apply_in_ranges(
             f"This MODEL wears a LoRA only {ranges[0][1]}; training draws all noise levels and frames. "
             "Connect a MODEL that wears it everywhere."
         )
-    frames = 1
+    frames = torch.zeros(1)
     if not all(where.all_frames for _, where in ranges):
         if x.ndim != 5:
             raise ValueError(
                 f"The latent is {list(x.shape)}; a frame range needs a video latent [B, C, F, H, W]. Set last_frame to -1."
             )
-        frames = x.shape[2]
-        if beyond := [where.first for _, where in ranges if where.first >= frames]:
+        frames, total = _latent_frames(x.shape[2], transformer_options.get("context_window"))
+        if beyond := [where.first for _, where in ranges if where.first >= total]:
             raise ValueError(
-                f"A LoRA is worn from latent frame {beyond[0]} on and the video has {frames}. Lower first_frame."
+                f"A LoRA is worn from latent frame {beyond[0]} on and the video has {total}. Lower first_frame."
             )
     model = executor.class_obj
     sigma = t.detach().float().cpu()
@@ -231,6 +230,17 @@ def _apply_in_ranges(
             }
             output = executor(x, t, c_concat, c_crossattn, fresh, dict(transformer_options), **kwargs)
         here = (worn == case[:, None, None]).all(0)  # [B, F]
-        shape = (len(here), 1, frames, *[1] * (x.ndim - 3)) if frames > 1 else (len(here), *[1] * (x.ndim - 1))
+        shape = (len(here), 1, len(frames), *[1] * (x.ndim - 3)) if x.ndim > 2 else (len(here), 1)
         answer = output if answer is None else torch.where(here.reshape(shape).to(output.device), output, answer)
     return answer
+
+
+def _latent_frames(count: int, window: Any) -> tuple[Tensor, int]:
+    """Indices of the ``count`` latent frames that the network sees, in the whole video, and its length. The host's Context Windows show
+    it a part, perhaps with a frame before it and guide frames behind; guides are outside of every range.
+    """
+    if window is None or window.dim != 2:
+        return torch.arange(count), count
+    anchor = getattr(window, "causal_anchor_index", None)
+    shown = [*([] if anchor is None else [anchor]), *window.index_list]
+    return torch.tensor([*shown, *[-1] * (count - len(shown))]), window.total_frames

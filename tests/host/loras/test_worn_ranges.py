@@ -154,6 +154,32 @@ def test_a_controlnets_lists_are_whole_in_every_evaluation(case, monkeypatch):
     assert seen == ["hint", "hint"]
 
 
+def test_context_windows_wear_it_on_the_frames_of_the_whole_video(case):
+    """The host shows the network windows of 2 latent frames; the ranges are those of all 4."""
+
+    def windowed(model):
+        (model,) = case.host.call(
+            "ContextWindowsManual",
+            model=model,
+            context_length=2,
+            context_overlap=0,
+            context_schedule="standard_static",
+            context_stride=1,
+            closed_loop=False,
+            fuse_method="pyramid",
+            dim=2,
+            freenoise=False,
+        )
+        return model
+
+    lora, ratio = case.lora(), (case.frames - 1) // 3
+    base, everywhere = case.predict(windowed(case.model)), case.predict(windowed(case.wear(lora, apply="bypass")))
+    worn = case.predict(windowed(case.wear(lora, first_frame=1, last_frame=2 * ratio)))
+    assert same(worn[:, :, 1:3], everywhere[:, :, 1:3])
+    assert same(worn[:, :, 0], base[:, :, 0]) and same(worn[:, :, 3], base[:, :, 3])
+    assert not same(worn[:, :, 1:3], base[:, :, 1:3])
+
+
 def test_a_failing_evaluation_leaves_the_lora_switched_on(case, monkeypatch):
     worn = case.wear(case.lora(), first_frame=1)
     expected = case.predict(worn)
