@@ -154,19 +154,30 @@ def wan_file(host) -> Path:
 
 
 @pytest.fixture(scope="module")
-def make_case(host, sprites, monkeymodule):
+def said(host, monkeymodule) -> list[str]:
+    """Lines that Load and Save Motion LoRA write under themselves, newest last."""
+    lines: list[str] = []
+    for module in ("nodes.wear", "nodes.save"):
+        monkeymodule.setattr(host.module(module), "say", lambda node_id, text: lines.append(text))
+    return lines
+
+
+@pytest.fixture(scope="module")
+def make_case(host, sprites, said):
     """Builds a case around a loaded model."""
-    said: list[str] = []
-    monkeymodule.setattr(host.module("nodes.wear"), "say", lambda node_id, text: said.append(text))
-    monkeymodule.setattr(host.module("nodes.save"), "say", lambda node_id, text: said.append(text))
     (positive,) = host.call("CLIPTextEncode", clip=sprites[1], text="red square")
     (negative,) = host.call("CLIPTextEncode", clip=sprites[1], text="")
 
-    def make(model: Any) -> Case:
-        channels = model.model.latent_format.latent_channels
-        latent = torch.randn(1, channels, 4, 4, 4, generator=torch.Generator().manual_seed(3))
-        frames = 1 + 3 * getattr(model.model.latent_format, "temporal_downscale_ratio", 1)
-        return Case(host, model, positive, negative, latent, frames, said)
+    def make(model: Any, **others: Any) -> Case:
+        latent_format = model.model.latent_format
+        generator = torch.Generator().manual_seed(3)
+        own = {
+            "positive": positive,
+            "negative": negative,
+            "latent": torch.randn(1, latent_format.latent_channels, 4, 4, 4, generator=generator),
+            "frames": 1 + 3 * getattr(latent_format, "temporal_downscale_ratio", 1),
+        }
+        return Case(host=host, model=model, said=said, **own | others)
 
     return make
 
