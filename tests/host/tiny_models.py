@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from safetensors import safe_open
@@ -124,6 +126,44 @@ def write_hunyuan(models: Path, *, seed: int = 0) -> str:
     return path.name
 
 
+def write_ltx_vae(models: Path, *, seed: int = 0) -> str:
+    """Writes an LTX-Video VAE (8n + 1 frames, sides of 32 pixels) under ``models``; returns the name VAELoader takes."""
+    from comfy.ldm.lightricks.vae.causal_video_autoencoder import VideoVAE
+
+    config = {
+        "_class_name": "CausalVideoAutoencoder",
+        "dims": 3,
+        "latent_channels": 128,
+        "blocks": [["res_x", 1], *[["compress_all", 1]] * 3, ["res_x", 1]],
+        "encoder_base_channels": 8,
+        "decoder_base_channels": 8,
+        "norm_layer": "pixel_norm",
+        "patch_size": 4,
+        "latent_log_var": "uniform",
+        "causal_decoder": False,
+    }
+    path = models / "vae" / "tiny_ltx_vae.safetensors"
+    network = VideoVAE(config=config)
+    network.per_channel_statistics.get_buffer("std-of-means").fill_(1.0)
+    network.per_channel_statistics.get_buffer("mean-of-means").fill_(0.0)
+    kept = {name: value for name, value in network.state_dict().items() if name.startswith("per_channel_statistics")}
+    _save(network, path, torch.Generator().manual_seed(seed), {"config": json.dumps({"vae": config})}, kept)
+    return path.name
+
+
+def write_hunyuan_vae(models: Path, *, seed: int = 0) -> str:
+    """Writes a video VAE for HunyuanVideo (4n + 1 frames) under ``models``; returns the name VAELoader takes.
+
+    The host builds HunyuanVideo's own VAE at its full 1 GB. This is the small one for previews, which it takes in that place too, and
+    knows for HunyuanVideo's by the half precision of its weights.
+    """
+    from comfy.taesd.taehv import TAEHV
+
+    path = models / "vae" / "tiny_hunyuan_vae.safetensors"
+    _save(TAEHV(latent_channels=16).half(), path, torch.Generator().manual_seed(seed), {})
+    return path.name
+
+
 def write_quantised(source: Path, layout: str) -> str:
     """Writes a copy of a network file whose blocks' linear weights are ``"float8_e4m3fn"`` or ``"int8_tensorwise"`` with scales."""
     from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
@@ -143,11 +183,19 @@ def write_quantised(source: Path, layout: str) -> str:
     return path.name
 
 
-def _save(network: torch.nn.Module, path: Path, generator: torch.Generator, metadata: dict[str, str]) -> None:
-    """Fills a network with seeded random weights that keep activations of order 1, and saves it."""
+def _save(
+    network: torch.nn.Module,
+    path: Path,
+    generator: torch.Generator,
+    metadata: dict[str, str],
+    kept: Mapping[str, torch.Tensor] = MappingProxyType({}),
+) -> None:
+    """Fills a network but for what is to be kept with seeded random weights that keep activations of order 1, and saves it."""
     tensors = {}
     for name, tensor in network.state_dict().items():
-        if tensor.ndim >= 2 and "modulation" not in name:
+        if name in kept:
+            tensors[name] = kept[name]
+        elif tensor.ndim >= 2 and "modulation" not in name:
             fan_in = tensor[0].numel()
             tensors[name] = torch.randn(tensor.shape, generator=generator) / fan_in**0.5
         elif name.endswith(("gamma", "weight")):
@@ -155,4 +203,5 @@ def _save(network: torch.nn.Module, path: Path, generator: torch.Generator, meta
         else:
             tensors[name] = torch.randn(tensor.shape, generator=generator) * 0.02
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
+    dtypes = {name: tensor.dtype for name, tensor in network.state_dict().items()}
+    save_file({name: tensor.to(dtypes[name]).contiguous() for name, tensor in tensors.items()}, path, metadata)
