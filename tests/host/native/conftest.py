@@ -15,20 +15,16 @@ STAND_INS = Path(__file__).resolve().parents[1] / "stand_in_nodes.py"
 
 
 @pytest.fixture(scope="session")
-def models(host, tmp_path_factory) -> Path:
-    """A models folder; `host` because the writers use the host's networks."""
-    folder = tmp_path_factory.mktemp("native") / "models"
-    write_wan(folder)
-    write_wan_i2v(folder)
+def native_base(host, tmp_path_factory) -> Path:
+    """A base directory with the models, the stand-ins, and drift.mp4: 20 frames of a square that moves.
+
+    The pack's own clips are too short for LTX-Video.
+    """
+    base = tmp_path_factory.mktemp("native")
+    write_wan(base / "models")
+    write_wan_i2v(base / "models")
     for write in (write_ltx, write_ltx_vae, write_hunyuan, write_hunyuan_vae):
-        write(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def native_server(host, models) -> Iterator[harness.Client]:
-    """Its input folder has drift.mp4, 20 frames of a square that moves; the pack's own clips are too short for LTX-Video."""
-    base = models.parent
+        write(base / "models")
     frames = torch.zeros(20, 64, 64, 3)
     for index in range(20):
         frames[index, 20:36, 2 * index : 2 * index + 16, 0] = 1.0
@@ -36,6 +32,11 @@ def native_server(host, models) -> Iterator[harness.Client]:
     host.module("sma.clip").write_video(frames, 8, base / "input" / "drift.mp4")
     (base / "custom_nodes").mkdir()
     shutil.copy(STAND_INS, base / "custom_nodes")
+    return base
+
+
+@pytest.fixture(scope="session")
+def native_server(native_base) -> Iterator[harness.Client]:
     python, host = harness.ensure_environment()
-    with harness.serve(python, host, base=base) as client:
+    with harness.serve(python, host, base=native_base) as client:
         yield client
