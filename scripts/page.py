@@ -42,17 +42,19 @@ def _drive(job: dict[str, Any], timeout: float) -> dict[str, Any]:
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def run_template(client: Client, name: str, *, pack: str = PACK_FOLDER, timeout: float = 1200) -> dict[str, Any]:
-    """Open a template from the page's template browser and queue it there.
+def run_template(
+    client: Client, name: str, *, pack: str = PACK_FOLDER, queue: bool = True, timeout: float = 1200
+) -> dict[str, Any]:
+    """Open a template from the page's template browser and queue it there, or only open it.
 
-    Returns {"event": "execution_success" | "execution_error" | "execution_interrupted" | "refused" | "timeout",
+    Returns {"event": "execution_success" | "execution_error" | "execution_interrupted" | "refused" | "timeout" | "opened",
     "detail": that event's data, "nodes": the node types of the graph, "problems": what page or console complained
     about}; leaves a screenshot in .harness/screenshots. timeout: seconds the prompt may run.
     """
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     screenshot = SCREENSHOTS / f"{name}.png"
     job = {"action": "run", "url": client.url, "pack": pack, "template": name, "screenshot": str(screenshot)}
-    return _drive(job | {"timeout": timeout}, timeout + 300)
+    return _drive(job | {"queue": queue, "timeout": timeout}, timeout + 300)
 
 
 def api_format(client: Client, workflows: list[Path]) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 // Drives the host's real web page in Chromium. Usage: node driver.cjs '<job as JSON>'; prints one line of JSON.
-//   {"action": "run", "url", "chromium", "pack", "template", "screenshot", "timeout"}: opens the template from the
-//       page's template browser and queues it with the page's own button
+//   {"action": "run", "url", "chromium", "pack", "template", "screenshot", "queue", "timeout"}: opens the template from
+//       the page's template browser and, where "queue" is true, queues it with the page's own button
 //   {"action": "convert", "url", "chromium", "workflows": [paths of UI files]}: their API format, as the page queues it
 const fs = require("node:fs")
 const { chromium } = require("playwright-core") // found through NODE_PATH
@@ -80,6 +80,7 @@ async function run(job, page, problems) {
   await page.waitForTimeout(1000) // the page looks for missing nodes and media after it has drawn the graph
   problems.push(...(await complaints(page)))
   const nodes = await page.evaluate(() => window.app.rootGraph.nodes.map((node) => node.type))
+  if (!job.queue) return { event: "opened", detail: null, nodes }
   const { event, detail } = await queueAndWait(page, job.timeout * 1000)
   await page.waitForTimeout(1500) // previews load after the prompt has ended
   problems.push(...(await complaints(page)))

@@ -6,7 +6,7 @@ import copy
 import json
 from pathlib import Path
 
-TWIN = Path(__file__).resolve().parents[1] / "workflows" / "sprites-motion-transfer.api.json"
+TWINS = Path(__file__).resolve().parents[1] / "workflows"
 
 
 def by_type(graph: dict) -> dict:
@@ -14,7 +14,7 @@ def by_type(graph: dict) -> dict:
 
 
 def short_template() -> dict:
-    graph = json.loads(TWIN.read_text())
+    graph = json.loads((TWINS / "sprites-motion-transfer.api.json").read_text())
     by_type(graph)["SMA_TrainMotionLoRA"].update(steps=3, save_every=0)
     by_type(graph)["KSampler"].update(steps=3)
     return graph
