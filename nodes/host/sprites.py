@@ -14,10 +14,10 @@ import comfy.supported_models_base
 import torch
 from torch import Tensor, nn
 
+from ...sma.networks.unet3d import build_unet3d
 from ...sma.sprites import model as sprites
 from ...sma.sprites.prompt import PromptEmbedding, tokenize
-from .unet3d import HostUNet3D
-from .wrapped import model_from_network
+from .wrapped import HostNetwork, model_from_network
 
 
 class SpritesLatent(comfy.latent_formats.LatentFormat):
@@ -36,13 +36,18 @@ class SpritesLatent(comfy.latent_formats.LatentFormat):
         ]
 
 
+class HostSprites(HostNetwork):
+    # Nothing runs again in backward: a step takes a blink and little memory.
+    build = staticmethod(build_unet3d)
+
+
 def load_model(
     path: Path | str = sprites.DEFAULT_WEIGHTS, *, disable_dynamic: bool = False
 ) -> comfy.model_patcher.ModelPatcher:
     """MODEL from a sprites weights file."""
     config, weights = sprites.read_weights(path)
     return model_from_network(
-        HostUNet3D,
+        HostSprites,
         weights["unet"],
         config,
         sprites.SAMPLING_SETTINGS,

@@ -1,4 +1,4 @@
-"""diffusers' UNet3DConditionModel (ZeroScope, ModelScope, VideoCrafter2, sprites) as the host's MODEL."""
+"""diffusers' UNet3DConditionModel (ZeroScope, ModelScope, VideoCrafter2) as the host's MODEL."""
 
 from __future__ import annotations
 
@@ -8,3 +8,4 @@ from .wrapped import HostNetwork
 
 class HostUNet3D(HostNetwork):
     build = staticmethod(build_unet3d)
+    run_again = ("resnets", "temp_convs", "attentions", "temp_attentions")

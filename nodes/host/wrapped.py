@@ -63,7 +63,13 @@ class HostNetwork(nn.Module):
     def forward(
         self, x: Tensor, timesteps: Tensor, context: Tensor, control=None, transformer_options=None, **_: Any
     ) -> Tensor:
-        """x [B, C, F, H, W], timesteps [B], context [B, L, D] -> [B, C, F, H, W]."""
+        """x [B, C, F, H, W], timesteps [B], context [B, L, D] -> [B, C, F, H, W].
+
+        Raises:
+            ValueError: a ControlNet, which these networks have no place for.
+        """
+        if control is not None:
+            raise ValueError(f"{type(self._network).__name__} takes no ControlNet; remove it from the conditioning.")
         self._network.sample_dtype = x.dtype
         return self._network(x, timesteps, encoder_hidden_states=context).sample
 

@@ -1,4 +1,4 @@
-"""Tiny random models of five kinds in several weight formats, and one fixed loss of an adapter on them."""
+"""Tiny random models of six kinds in several weight formats, and one fixed loss of an adapter on them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from tiny_diffusers import SCHEDULER, UNET, random_weights
 from tiny_models import write_hunyuan, write_ltx, write_quantised, write_wan, write_wan_i2v
 
 # Family -> layers that are adapted, latent size.
@@ -20,7 +22,10 @@ FAMILIES = {
     "ltx": (r"transformer_blocks\.\d+\.attn[12]\.to_(q|k|v|out\.0)", (1, 128, 3, 2, 2)),
     "hunyuan": (r"double_blocks\.\d+\.(img|txt)_attn\.(qkv|proj)|single_blocks\.\d+\.linear[12]", (1, 16, 3, 4, 4)),
     "sprites": (r".*temp_(attentions|convs)\..*(to_[qkv]|conv1\.\d+)", (1, 12, 8, 8, 8)),
+    "unet3d": (r"(.*temp_(attentions|convs)|transformer_in)\..*(to_[qkv]|conv1\.\d+)", (1, 4, 4, 8, 8)),
 }
+
+UNETS = ("sprites", "unet3d")
 
 
 @dataclass
@@ -35,8 +40,15 @@ class Case:
     def without_checkpoints(self) -> Case:
         return replace(self, checkpoint=False)
 
-    def inside(self, job: Callable[[Any], Any], *, model: Any = None) -> Any:
+    def inside(self, job: Callable[[Any], Any], *, model: Any = None, noise_mask: torch.Tensor | None = None) -> Any:
         """What ``job(denoiser)`` returns when it is run as training is."""
+        with torch.inference_mode():
+            run, (latent, positive) = self.host.module("nodes.host.training").run_in_training, self.inputs()
+            how = {"seed": 0, "noise_mask": noise_mask, "checkpoint": self.checkpoint}
+            return run(model or self.model, latent, positive, job, **how)
+
+    def inputs(self) -> tuple[torch.Tensor, list]:
+        """A latent, and conditioning with what the family needs."""
         generator = torch.Generator().manual_seed(3)
         with torch.inference_mode():
             latent = torch.randn(FAMILIES[self.family][1], generator=generator)
@@ -48,9 +60,7 @@ class Case:
                 extra["concat_mask"][:, :, :1] = 0
                 pictures = torch.randn(1, 7, 1280, generator=generator)
                 extra["clip_vision_output"] = SimpleNamespace(penultimate_hidden_states=pictures)
-            positive = [[text, {} if self.family == "sprites" else extra]]
-            run = self.host.module("nodes.host.training").run_in_training
-            return run(model or self.model, latent, positive, job, seed=0, checkpoint=self.checkpoint)
+            return latent, [[text, {} if self.family in UNETS else extra]]
 
     def adapter(self, denoiser: Any, *, layers: str | None = None, dropout: float = 0.0) -> Any:
         """An adapter at a point where every value has a gradient."""
@@ -123,6 +133,12 @@ def load(host, tmp_path_factory) -> Callable[..., Case]:
             module.save(module.SpritesModel(), path)
             with torch.inference_mode():
                 return Case(host, family, host.module("nodes.host.sprites").load_model(path))
+        if family == "unet3d":
+            config, path = UNET | {"cross_attention_dim": 32}, tmp_path_factory.mktemp("unet3d") / "random.safetensors"
+            build = host.module("sma.networks.unet3d").build_unet3d
+            save_file(random_weights(build(config)), path)
+            with torch.inference_mode():
+                return Case(host, family, host.module("nodes.host.text_to_video").load_model(path, config, SCHEDULER))
         write = {
             "wan": lambda models: write_wan(models)[0],
             "wan_i2v": write_wan_i2v,

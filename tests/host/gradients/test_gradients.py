@@ -9,7 +9,8 @@ import pytest
 import torch
 
 TRANSFORMERS = ("wan", "wan_i2v", "ltx", "hunyuan")
-FAMILIES = (*TRANSFORMERS, "sprites")
+CHECKPOINTED = (*TRANSFORMERS, "unet3d")
+FAMILIES = (*CHECKPOINTED, "sprites")
 
 
 @pytest.fixture(params=FAMILIES)
@@ -19,6 +20,11 @@ def case(request, load):
 
 @pytest.fixture(params=TRANSFORMERS)
 def transformer(request, load):
+    return load(request.param)
+
+
+@pytest.fixture(params=CHECKPOINTED)
+def checkpointed(request, load):
     return load(request.param)
 
 
@@ -40,9 +46,9 @@ def test_the_gradient_is_that_of_finite_differences(case, checkpoint):
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_checkpoints_change_neither_loss_nor_gradient(transformer, dropout):
-    loss, gradient = transformer.loss_and_gradient(dropout=dropout)
-    plain_loss, plain_gradient = transformer.without_checkpoints().loss_and_gradient(dropout=dropout)
+def test_checkpoints_change_neither_loss_nor_gradient(checkpointed, dropout):
+    loss, gradient = checkpointed.loss_and_gradient(dropout=dropout)
+    plain_loss, plain_gradient = checkpointed.without_checkpoints().loss_and_gradient(dropout=dropout)
     assert loss == plain_loss
     torch.testing.assert_close(gradient, plain_gradient, rtol=1e-5, atol=1e-6 * float(plain_gradient.abs().max()))
 
@@ -184,7 +190,7 @@ def test_weights_that_require_gradients_get_none(case):
 
 def test_training_lowers_the_loss(case):
     def job(denoiser):
-        assert denoiser.kind == ("v" if case.family == "sprites" else "flow")
+        assert denoiser.kind == {"sprites": "v", "unet3d": "eps"}.get(case.family, "flow")
         adapter = case.adapter(denoiser)
         optimizer = torch.optim.AdamW(adapter.parameters(), lr=1e-2)
         losses = []
