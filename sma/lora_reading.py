@@ -47,7 +47,7 @@ _WAN = (
     (r"(blocks\.\d+)\.ffn\.net\.2", r"\1.ffn.2"),
 )
 # MotionDirector's sites (its paper's code, utils/lora.py): every Linear inside these parts of a transformer block.
-_SITES = {
+SITES = {
     "temporal": r"(transformer_in|.*temp_attentions\.\d+)\.transformer_blocks\.\d+\.(attn[12]\.to_(q|k|v|out\.0)|ff\.net\.(0\.proj|2))",
     "spatial": r".*\.attentions\.\d+\.transformer_blocks\.\d+\.(attn1\.to_(q|k|v|out\.0)|ff\.net\.(0\.proj|2))",
 }
@@ -109,10 +109,12 @@ def read_lora(tensors: Mapping[str, Tensor], modules: Modules) -> Reading:
     Args:
         modules: name -> weight shape of the network's linear and convolution layers.
     """
-    text_encoder = tuple(key for key in tensors if _TEXT_ENCODER.match(key))
+    text_encoder = dict.fromkeys(key for key in tensors if _TEXT_ENCODER.match(key))
     sites: dict[str, _Site] = {}
     unmatched: list[str] = []
-    for key in tensors.keys() - set(text_encoder):
+    for key in tensors:
+        if key in text_encoder:
+            continue
         match = _SUFFIX.fullmatch(key)
         if match is None:
             unmatched.append(key)
@@ -140,7 +142,9 @@ def read_lora(tensors: Mapping[str, Tensor], modules: Modules) -> Reading:
     order = {name: index for index, name in enumerate(modules)}
     updates = dict(sorted(updates.items(), key=lambda item: order[item[0]]))
     format = formats.most_common(1)[0][0] if formats else "unknown"
-    return Reading(format, updates, keys, tuple(sorted(unmatched)), tuple(misshaped), text_encoder, tuple(layers))
+    return Reading(
+        format, updates, keys, tuple(sorted(unmatched)), tuple(misshaped), tuple(text_encoder), tuple(layers)
+    )
 
 
 def read_motiondirector(tensors: Sequence[Tensor], modules: Modules, *, video: int | None = None) -> Reading:
@@ -155,7 +159,7 @@ def read_motiondirector(tensors: Sequence[Tensor], modules: Modules, *, video: i
     Raises:
         ValueError: the list is for another network, or holds several LoRAs and ``video`` does not say which.
     """
-    sites = {kind: [name for name in modules if re.fullmatch(pattern, name)] for kind, pattern in _SITES.items()}
+    sites = {kind: [name for name in modules if re.fullmatch(pattern, name)] for kind, pattern in SITES.items()}
     has = " and ".join(f"{len(names)} {kind}" for kind, names in sites.items())
     pairs = list(zip(tensors[0::2], tensors[1::2], strict=False))
     wrong: str | None = None

@@ -82,7 +82,7 @@ def wear(model: Any, lora: LoRASource, *, strength: float, apply: str, where: Ra
         reading = read_lora(lora.tensors, shapes)
     if reading.misshaped:
         more = f" and {len(reading.misshaped) - 1} more do not fit" if len(reading.misshaped) > 1 else ""
-        raise ValueError(f"{lora.name}: {reading.misshaped[0]}{more}. Load the model it was trained on.")
+        raise ValueError(f"{lora.name}: {reading.misshaped[0]}{more}. {_right_model(lora)}")
     if apply == PATCH and not where.everywhere:
         raise ValueError(
             f"The LoRA shall be worn {where}, and patched weights hold always. Set apply to auto or bypass."
@@ -98,16 +98,17 @@ def wear(model: Any, lora: LoRASource, *, strength: float, apply: str, where: Ra
         else:
             patches[f"{PREFIX}{name}.weight"] = _adapter(update)
     foreign = _read_by_the_host(model, lora, reading)
-    patches |= foreign.patches
-    if patches and not where.everywhere:
+    # Not one table: a layer may have a product of ours and a difference of the host's.
+    tables = [table for table in (patches, foreign.patches) if table]
+    if tables and not where.everywhere:
         raise ValueError(
-            f"{lora.name} holds {len(patches)} updates that can only be patched, for example {_target(next(iter(patches)))}, and no "
-            "range can limit those. Wear it everywhere."
+            f"{lora.name} holds {sum(map(len, tables))} updates that can only be patched, for example {_target(next(iter(tables[0])))}, "
+            "and no range can limit those. Wear it everywhere."
         )
     worn = model.clone()
     # A clone of a loaded MODEL claims to be injected. The host would then put what is added here on a network that the other is using.
     worn.is_injected = False
-    added = {_target(key) for key in worn.add_patches(patches, strength)} if patches else set()
+    added = {_target(key) for table in tables for key in worn.add_patches(table, strength)}
     applied = sum(
         len(keys) for name, keys in reading.keys.items() if name in layers or f"{PREFIX}{name}.weight" in added
     )
@@ -117,7 +118,7 @@ def wear(model: Any, lora: LoRASource, *, strength: float, apply: str, where: Ra
         raise ValueError(_other_model(model, network, lora, reading))
     if layers:
         WornLoRA(layers).put_on(worn, where)
-    unknown = [key for key in reading.unmatched if key not in taken]
+    unknown = [key for key in foreign.targets if key not in taken]
     how = "bypassed" if layers else "patched"
     if layers and added:
         how += f", {len(added)} of its weights patched"
@@ -127,9 +128,9 @@ def wear(model: Any, lora: LoRASource, *, strength: float, apply: str, where: Ra
 def _report(lora: LoRASource, reading: Reading, applied: int, unknown: list[str], how: str, where: Range) -> str:
     ranks = reading.ranks
     rank = f", rank {'-'.join(map(str, dict.fromkeys((ranks[0], ranks[-1]))))}" if ranks else ""
-    format = reading.format if reading.updates else "host's"
+    source = f"{reading.format} format" if reading.updates else "by core's own rules"
     limits = "" if where.everywhere else f", {where}"
-    text = f"{applied} of {applied + len(unknown)} keys applied ({format} format{rank}, {how}{limits})"
+    text = f"{applied} of {applied + len(unknown)} keys applied ({source}{rank}, {how}{limits})"
     if unknown:
         text += f", {len(unknown)} unknown, for example {unknown[0]}"
     if reading.text_encoder:
@@ -139,10 +140,13 @@ def _report(lora: LoRASource, reading: Reading, applied: int, unknown: list[str]
 
 @dataclass(frozen=True, eq=False)
 class _Foreign:
-    """What the host made of keys that are no plain low-rank products. ``targets``: file key -> weight of the model."""
+    """What the host made of keys that are no plain low-rank products.
+
+    ``targets``: file key, in the names the host converts some to, -> the weight of the model that it changes, or None.
+    """
 
     patches: dict[Any, Any]
-    targets: dict[str, str]
+    targets: dict[str, str | None]
 
 
 def _read_by_the_host(model: Any, lora: LoRASource, reading: Reading) -> _Foreign:
@@ -164,14 +168,14 @@ def _read_by_the_host(model: Any, lora: LoRASource, reading: Reading) -> _Foreig
         ):
             found, needed = list(patch[1][0].shape), list(weights[_target(target)].shape)
             raise ValueError(
-                f"{lora.name}: the update of {_target(target)} is {found} and the weight {needed}. Load the model it was trained on."
+                f"{lora.name}: the update of {_target(target)} is {found} and the weight {needed}. {_right_model(lora)}"
             )
-    found = {_target(target) for target in patches}
+    changed = {_target(target) for target in patches}
     targets = {}
     for key in rest:
-        target = _target_of(key, known)
-        if target in found or (target is not None and f"{target.removesuffix('.weight')}.bias" in found):
-            targets[key] = target if target in found else f"{target.removesuffix('.weight')}.bias"
+        weight = _target_of(key, known)
+        bias = f"{weight.removesuffix('.weight')}.bias" if weight else None
+        targets[key] = weight if weight in changed else bias if bias in changed else None
     return _Foreign(patches, targets)
 
 
@@ -209,7 +213,12 @@ def _other_model(model: Any, network: nn.Module, lora: LoRASource, reading: Read
         return f"{lora.name} has keys for a text encoder only ({reading.text_encoder[0]}, ...). Use core's Load LoRA with the CLIP."
     else:
         return f"{lora.name} is no LoRA: its keys are like {[*reading.unmatched, '(none)'][0]!r}. Choose a LoRA file."
-    return f"{text} Load the model it was trained on."
+    return f"{text} {_right_model(lora)}"
+
+
+def _right_model(lora: LoRASource) -> str:
+    made_for = lora.metadata.get("base_model")
+    return f"Load the model it was trained on{f' ({made_for})' if made_for else ''}."
 
 
 def _shape(module: nn.Module) -> tuple[int, ...]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-
-FORMATS = ("ComfyUI", "kohya", "diffusers (PEFT)")
 
 
 def distance(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -34,10 +33,18 @@ def motion_lora(case, **settings):
     return case.host.module("sma.files").MotionLoRA(case.lora(**settings), {"rank": 4, "base_model": "test", "seed": 7})
 
 
-@pytest.mark.parametrize("format", FORMATS)
-def test_what_is_saved_loads_as_the_same_updates_with_its_metadata(case, lora_folder, format):
-    if format.startswith("diffusers") and case.frames != 4:
-        pytest.skip("diffusers names other layers in Wan")
+@pytest.mark.parametrize(
+    ("model", "format", "reported"),
+    [
+        ("unet", "ComfyUI", "ComfyUI"),
+        ("unet", "kohya", "kohya"),
+        ("unet", "diffusers (PEFT)", "diffusers"),
+        ("wan", "ComfyUI", "ComfyUI"),
+        ("wan", "kohya", "kohya"),
+    ],
+)
+def test_what_is_saved_loads_as_the_same_updates_with_its_metadata(request, lora_folder, model, format, reported):
+    case = request.getfixturevalue(model)
     lora = motion_lora(case)
     path = saved(case, lora_folder, lora, format)
     layers = len(lora) // 3
@@ -46,8 +53,7 @@ def test_what_is_saved_loads_as_the_same_updates_with_its_metadata(case, lora_fo
         metadata, keys = file.metadata(), list(file.keys())
     assert (metadata["rank"], metadata["base_model"], json.loads(metadata["seed"])) == ("4", "test", 7)
     from_file = case.predict(case.wear(path.name, apply="bypass"))
-    name = {"ComfyUI": "ComfyUI", "kohya": "kohya"}.get(format, "diffusers")
-    assert case.said[-1] == f"{len(keys)} of {len(keys)} keys applied ({name} format, rank 4, bypassed)"
+    assert case.said[-1] == f"{len(keys)} of {len(keys)} keys applied ({reported} format, rank 4, bypassed)"
     # alpha / rank is 1/2 here: folding it into a factor is exact.
     assert torch.equal(from_file, case.predict(case.wear(lora, apply="bypass")))
 
@@ -113,9 +119,7 @@ def test_motiondirectors_pt_lists_are_worn(unet, lora_folder, kind):
     reading, roles = unet.host.module("sma.lora_reading"), unet.host.module("sma.roles")
     network = unet.model.model.diffusion_model
     everything = roles.layers_of(network, "everything")
-    import re
-
-    sites = [name for name in everything if re.fullmatch(reading._SITES[kind], name)]
+    sites = [name for name in everything if re.fullmatch(reading.SITES[kind], name)]
     assert len(sites) > 10
     generator = torch.Generator().manual_seed(4)
     tensors, named = [], {}
