@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from sma.lora import is_adaptable
 from sma.lora_reading import read_motiondirector
+from sma.networks.unet3d import build_unet3d
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "motiondirector"
 
@@ -18,13 +20,11 @@ def zeroscope() -> dict[str, list[dict]]:
     return json.loads((GOLDEN / "lora_file_order_zeroscope.json").read_text())
 
 
-def motiondirector_network() -> dict[str, tuple[int, int]]:
-    """Modules in the golden order, temporal and spatial interleaved per level as in the network itself."""
-    golden = zeroscope()
-    rows = [*golden["temporal"], *golden["spatial"]]
-    stages = ("transformer_in", "down_blocks", "up_blocks", "mid_block")
-    rows.sort(key=lambda row: [row["module"].startswith(stage) for stage in stages].index(True))
-    return {row["module"]: (row["out"], row["in"]) for row in rows}
+@pytest.fixture(scope="module")
+def network() -> dict[str, tuple[int, ...]]:
+    """Names and weight shapes of ZeroScope's UNet, in its own module order."""
+    unet = build_unet3d({"cross_attention_dim": 1024, "attention_head_dim": 64}, device="meta")
+    return {name: tuple(layer.weight.shape) for name, layer in unet.named_modules() if is_adaptable(layer)}
 
 
 def pt_list(rows: list[dict], copies: int = 1) -> list[Tensor]:
@@ -37,9 +37,9 @@ def pt_list(rows: list[dict], copies: int = 1) -> list[Tensor]:
 
 
 @pytest.mark.parametrize(("kind", "count"), [("temporal", 170), ("spatial", 96)])
-def test_motiondirectors_lists_go_to_the_layers_of_the_golden_order(kind, count):
+def test_motiondirectors_lists_go_to_the_layers_of_the_golden_order(network, kind, count):
     rows = zeroscope()[kind]
-    reading = read_motiondirector(pt_list(rows), motiondirector_network())
+    reading = read_motiondirector(pt_list(rows), network)
     assert len(reading.updates) == count
     assert list(reading.updates) == [row["module"] for row in rows]
     assert [float(update.up[0, 0]) for update in reading.updates.values()] == list(range(count))
@@ -47,8 +47,8 @@ def test_motiondirectors_lists_go_to_the_layers_of_the_golden_order(kind, count)
     assert reading.format == f"MotionDirector {kind}"
 
 
-def test_spatial_loras_of_several_videos_are_told_apart():
-    tensors, network = pt_list(zeroscope()["spatial"], copies=3), motiondirector_network()
+def test_spatial_loras_of_several_videos_are_told_apart(network):
+    tensors = pt_list(zeroscope()["spatial"], copies=3)
     with pytest.raises(ValueError, match="holds 3 spatial LoRAs, one per training video; exactly one can be worn"):
         read_motiondirector(tensors, network)
     reading = read_motiondirector(tensors, network, video=2)
@@ -58,8 +58,8 @@ def test_spatial_loras_of_several_videos_are_told_apart():
         read_motiondirector(tensors, network, video=3)
 
 
-def test_lists_of_another_network_are_refused():
-    rows, network = zeroscope()["temporal"], motiondirector_network()
+def test_lists_of_another_network_are_refused(network):
+    rows = zeroscope()["temporal"]
     with pytest.raises(
         ValueError, match="holds 169 unnamed pairs and the model has 170 temporal and 96 spatial layers"
     ):
