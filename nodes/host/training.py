@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.model_base
 import comfy.model_sampling
 import comfy.samplers
 import torch
@@ -133,15 +134,38 @@ class _TrainingSampler(comfy.samplers.Sampler):
                 # Beyond these shares some schedules answer 0 or 1e9.
                 return float(schedule.percent_to_sigma(min(max(1.0 - level, 1e-4), 1.0 - 1e-4)))
 
-            def denoise(x_t: Tensor, sigma: Tensor) -> Tensor:
-                return model_wrap(x_t, sigma, **extra_args).float()
-
             network = inner.diffusion_model
             clip = latent_image.clone()
             mask = None if denoise_mask is None else denoise_mask[:, :1].clone()
+            given = mask is not None and _is_given_what_is_masked(inner, clip)
+
+            def denoise(x_t: Tensor, sigma: Tensor) -> Tensor:
+                if not given:
+                    return model_wrap(x_t, sigma, **extra_args).float()
+                x0_hat = model_wrap(x_t * mask + clip * (1 - mask), sigma, **extra_args).float()
+                return x0_hat * mask + clip * (1 - mask)
+
             frames = 1 + (clip.shape[2] - 1) * getattr(inner.latent_format, "temporal_downscale_ratio", 1)
             self.result = self.job(HostDenoiser(denoise, network, kind_of(schedule), sigma_at, clip, frames, mask))
         return latent_image
+
+
+def _is_given_what_is_masked(model: comfy.model_base.BaseModel, clip: Tensor) -> bool:
+    """Whether a model sees the clip itself outside its mask and is told so, as LTX-Video is; others see it noised like the rest.
+
+    Raises:
+        ValueError: it does, and there are several clips: what is denoised does not tell of which it is.
+    """
+    sigma = torch.full(clip.shape[:1], 0.5, device=clip.device)
+    seen = model.scale_latent_inpaint(x=clip, sigma=sigma, noise=torch.ones_like(clip), latent_image=clip)
+    if not torch.equal(seen, clip):
+        return False
+    if clip.shape[0] != 1:
+        raise ValueError(
+            f"A {type(model).__name__} model is given what lies outside the noise mask, and the latent holds "
+            f"{clip.shape[0]} clips. Train one clip, or without the mask."
+        )
+    return True
 
 
 def _normal(value: Any) -> Any:
