@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import comfy.model_sampling
 import torch
 from torch import Tensor
+
+from ...sma.prediction import Kind
 
 # Conditioning that holds for some noise levels or places only: the rest would be denoised without the network.
 _PARTIAL = ("start_percent", "end_percent", "area", "mask")
@@ -78,6 +83,30 @@ def check_conditioning(positive: list, latent: Tensor) -> None:
             f"The start image is conditioned for {_size(image)} and the clip is {_size(latent)}. "
             "Give both the same length, width and height."
         )
+
+
+def kind_of(model_sampling: Any) -> Kind:
+    """The prediction kind of a host model_sampling object.
+
+    Raises:
+        ValueError: a parameterisation that is none of eps, v, flow, x0.
+    """
+    sampling = comfy.model_sampling
+    # The order matters: v and x0 are subclasses of EPS there, EDM and image-to-image variants of those again.
+    unsupported = (
+        sampling.EDM,
+        sampling.IMG_TO_IMG,
+        sampling.IMG_TO_IMG_FLOW,
+        sampling.COSMOS_RFLOW,
+        sampling.V_PREDICTION_DDPM,
+    )
+    kinds = ((sampling.CONST, "flow"), (sampling.X0, "x0"), (sampling.V_PREDICTION, "v"), (sampling.EPS, "eps"))
+    if not isinstance(model_sampling, unsupported):
+        for base, kind in kinds:
+            if isinstance(model_sampling, base):
+                return kind
+    names = ", ".join(base.__name__ for base in type(model_sampling).__mro__[1:3])
+    raise ValueError(f"The model predicts {names}, which cannot be trained here. Use an eps, v, flow or x0 model.")
 
 
 def _size(latent: Tensor) -> str:

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_base
-import comfy.model_sampling
 import comfy.samplers
 import torch
 from torch import Tensor, nn
 
 from ...sma.prediction import Kind
 from .gradients import differentiable
-from .inputs import check_conditioning, check_latent
+from .inputs import check_conditioning, check_latent, kind_of
 
 
 @dataclass(frozen=True)
@@ -83,30 +82,6 @@ def run_in_training(
     sigmas = torch.tensor([1.0, 0.0])  # the host wants some; ours are drawn per step
     guider.sample(torch.zeros_like(latent), latent, sampler, sigmas, denoise_mask=noise_mask, seed=seed)
     return sampler.result
-
-
-def kind_of(model_sampling: Any) -> Kind:
-    """The prediction kind of a host model_sampling object.
-
-    Raises:
-        ValueError: a parameterisation that is none of eps, v, flow, x0.
-    """
-    sampling = comfy.model_sampling
-    # The order matters: v and x0 are subclasses of EPS there, EDM and image-to-image variants of those again.
-    unsupported = (
-        sampling.EDM,
-        sampling.IMG_TO_IMG,
-        sampling.IMG_TO_IMG_FLOW,
-        sampling.COSMOS_RFLOW,
-        sampling.V_PREDICTION_DDPM,
-    )
-    kinds = ((sampling.CONST, "flow"), (sampling.X0, "x0"), (sampling.V_PREDICTION, "v"), (sampling.EPS, "eps"))
-    if not isinstance(model_sampling, unsupported):
-        for base, kind in kinds:
-            if isinstance(model_sampling, base):
-                return kind
-    names = ", ".join(base.__name__ for base in type(model_sampling).__mro__[1:3])
-    raise ValueError(f"The model predicts {names}, which cannot be trained here. Use an eps, v, flow or x0 model.")
 
 
 class _Guider(comfy.samplers.CFGGuider):

@@ -42,7 +42,15 @@ def write_wan_i2v(models: Path, version: str = "2.1", *, text_dim: int = 32, see
     return _write_wan(models, f"tiny_wan{version}_i2v", kind, 36, text_dim, torch.Generator().manual_seed(seed))
 
 
-def _write_wan(models: Path, name: str, kind: str, inputs: int, text_dim: int, generator: torch.Generator) -> str:
+def write_wan_5b(models: Path, *, text_dim: int = 32, seed: int = 0) -> str:
+    """Writes a Wan 2.2 network for text and image to video, of 48 channels; returns the name UNETLoader takes."""
+    generator = torch.Generator().manual_seed(seed)
+    return _write_wan(models, "tiny_wan2.2_5b", "t2v", 48, text_dim, generator, outputs=48)
+
+
+def _write_wan(
+    models: Path, name: str, kind: str, inputs: int, text_dim: int, generator: torch.Generator, outputs: int = 16
+) -> str:
     import comfy.ops
     from comfy.ldm.wan.model import WanModel
 
@@ -53,7 +61,7 @@ def _write_wan(models: Path, name: str, kind: str, inputs: int, text_dim: int, g
         num_heads=1,
         num_layers=2,
         in_dim=inputs,
-        out_dim=16,
+        out_dim=outputs,
         text_dim=text_dim,
         operations=comfy.ops.disable_weight_init,
         device="cpu",

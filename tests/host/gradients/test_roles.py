@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-NATIVE = {"wan": "Wan", "wan_i2v": "Wan", "ltx": "LTX-Video", "hunyuan": "HunyuanVideo"}
+NATIVE = {"wan": "Wan", "wan_i2v": "Wan", "wan_5b": "Wan", "ltx": "LTX-Video", "hunyuan": "HunyuanVideo"}
 
 
 @pytest.mark.parametrize("family", NATIVE)

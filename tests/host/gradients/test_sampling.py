@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-FAMILIES = ("wan", "wan_i2v", "ltx", "hunyuan", "sprites")
+FAMILIES = ("wan", "wan_i2v", "wan_5b", "ltx", "hunyuan", "sprites")
 # Families that are given the clip itself where the mask is 0; the others see it noised there.
-GIVEN = ("ltx", "hunyuan")
+GIVEN = ("wan_5b", "ltx", "hunyuan")
 
 
 def half_masked(latent: torch.Tensor) -> torch.Tensor:
