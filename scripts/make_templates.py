@@ -17,7 +17,8 @@ from template_table import BACKBONES, Backbone, Loader
 WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
 BASE = "sprites-motion-transfer"
 PACK = "spectral-motion"
-CONTROLLED = {"seed"}  # the page keeps a second value, what becomes of it after a run, behind these
+FILM = "red-circle-to-and-fro.mp4 [example]"
+CONTROLLED = {"seed", "noise_seed"}  # the page keeps a second value, what becomes of it after a run, behind these
 
 Node = dict[str, Any]
 
@@ -31,6 +32,16 @@ def set_widgets(node: Node, values: dict[str, Any]) -> None:
             index += 1 + (entry["name"] in CONTROLLED)
     for name, value in values.items():
         node["widgets_values"][positions[name]] = value
+
+
+def widgets_of(node: Node) -> dict[str, Any]:
+    """Values of all widgets by name."""
+    values, index = {}, 0
+    for entry in node["inputs"]:
+        if "widget" in entry:
+            values[entry["name"]] = node["widgets_values"][index]
+            index += 1 + (entry["name"] in CONTROLLED)
+    return values
 
 
 def new_node(number: int, kind: str, place: tuple[int, int], size: tuple[int, int], title: str | None = None) -> Node:
@@ -50,7 +61,7 @@ def add_widgets(node: Node, widgets: dict[str, Any]) -> None:
     for name, value in widgets.items():
         entry = socket(name, kinds[type(value)], None) | {"widget": {"name": name}}
         node["inputs"].append(entry)
-        node["widgets_values"].append(value)
+        node["widgets_values"] += [value, "fixed"] if name in CONTROLLED else [value]
 
 
 class Graph:
@@ -85,6 +96,24 @@ class Graph:
         output["links"] = [*(output.get("links") or []), number]
         target["inputs"][index]["link"] = number
         self.workflow["links"].append([number, source["id"], slot, target["id"], index, output["type"]])
+
+    def copy(self, node: Node, title: str) -> Node:
+        """A second node like this one, fed by the same outputs and feeding nothing."""
+        twin = copy.deepcopy(node) | {"id": self.free_id(), "title": title}
+        twin["outputs"] = [output | {"links": None} for output in twin["outputs"]]
+        for entry in twin["inputs"]:
+            entry["link"] = None
+        self.add(twin)
+        for entry in node["inputs"]:
+            if entry["link"] is not None:
+                self.link(*self.source(entry["link"]), twin, entry["name"])
+        return twin
+
+    def source(self, number: int) -> tuple[Node, int]:
+        """Node and output that a link comes from."""
+        ((_, origin, slot, *_),) = [link for link in self.workflow["links"] if link[0] == number]
+        (node,) = [node for node in self.workflow["nodes"] if node["id"] == origin]
+        return node, slot
 
     def _unlink(self, target: Node, index: int) -> None:
         old = target["inputs"][index]["link"]
@@ -140,21 +169,84 @@ def sample_from_nothing(graph: Graph) -> None:
     graph.link(empty, 0, graph.node("KSampler"), "latent_image")
 
 
+def two_experts(graph: Graph, backbone: Backbone) -> None:
+    """A second expert for low noise, as Wan 2.2 has: its own loader, trainer and LoRA; the sampling goes over from one to the other."""
+    make = 1530  # where the last group begins; what it holds makes room for a second trainer
+    for node in graph.workflow["nodes"]:
+        node["pos"][0] += 390 if node["pos"][0] >= make else 0
+    clip_group, learn_group, make_group = (group["bounding"] for group in graph.workflow["groups"])
+    learn_group[2] += 390
+    make_group[0] += 390
+    for bounding in (clip_group, learn_group, make_group):
+        bounding[3] = 1240
+
+    high, training, lora = (graph.node(kind) for kind in ("UNETLoader", "SMA_TrainMotionLoRA", "LoraModelLoader"))
+    low, low_training, low_lora = (graph.copy(node, "Low noise") for node in (high, training, lora))
+    for node in (high, training, lora):
+        node["title"] = "High noise"
+    low["pos"][1] = 700
+    low_training["pos"][0] += 390
+    low_lora["pos"][1] = 530
+    set_widgets(low, {"unet_name": backbone.second.name})
+    low["properties"]["models"] = [backbone.second._asdict()]
+    set_widgets(training, {"expert": "high noise"})
+    set_widgets(low_training, {"expert": "low noise"})
+    graph.link(low, 0, low_training, "model")
+    graph.link(low, 0, low_lora, "model")
+    graph.link(low_training, 0, low_lora, "lora")
+
+    sampler = graph.node("KSampler")
+    widgets = widgets_of(sampler)
+    steps, switch = widgets["steps"], backbone.switch
+    ends = ((lora, "enable", 0, switch, "enable", 60), (low_lora, "disable", switch, 10000, "disable", 450))
+    latent = next(entry["link"] for entry in sampler["inputs"] if entry["name"] == "latent_image")
+    source = graph.source(latent)
+    for worn, noise, start, end, leftover, top in ends:
+        title = "High noise" if worn is lora else "Low noise"
+        stage = graph.add(new_node(graph.free_id(), "KSamplerAdvanced", (sampler["pos"][0], top), (290, 334), title))
+        for name, kind in (("model", "MODEL"), ("positive", "CONDITIONING"), ("negative", "CONDITIONING")):
+            stage["inputs"].append(socket(name, kind, None))
+        stage["inputs"].append(socket("latent_image", "LATENT", None))
+        stage["outputs"] = [{"localized_name": "LATENT", "name": "LATENT", "type": "LATENT", "links": None}]
+        values = {"add_noise": noise, "noise_seed": widgets["seed"], "steps": steps, "cfg": widgets["cfg"]}
+        values |= {name: widgets[name] for name in ("sampler_name", "scheduler")}
+        values |= {"start_at_step": start, "end_at_step": end, "return_with_leftover_noise": leftover}
+        add_widgets(stage, values)
+        graph.link(worn, 0, stage, "model")
+        graph.link(graph.node("CLIPTextEncode", "New prompt"), 0, stage, "positive")
+        graph.link(graph.node("CLIPTextEncode", "Negative prompt"), 0, stage, "negative")
+        graph.link(*source, stage, "latent_image")
+        source = (stage, 0)
+    decode, empty = graph.node("VAEDecode"), graph.node("LatentMultiply")
+    graph.link(*source, decode, "samples")
+    graph.remove(sampler)
+    decode["pos"][1], empty["pos"] = 840, [lora["pos"][0], 680]
+    graph.node("MarkdownNote")["pos"][1] = 920
+
+
 def template(base: dict[str, Any], backbone: Backbone) -> dict[str, Any]:
     graph = Graph(copy.deepcopy(base))
     graph.workflow["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, f"spectral-motion/{backbone.name}"))
     place_loaders(graph, backbone.loaders)
     sample_from_nothing(graph)
-    clip = {"frame_count": backbone.frames, "timing.fps": backbone.fps}
+    clip = {"file": FILM, "frame_count": backbone.frames, "timing.fps": backbone.fps}
     set_widgets(graph.node("SMA_LoadMotionClip"), clip | dict(zip(("width", "height"), backbone.size, strict=True)))
     training = {"rank": 32, "batch_size": 1, "save_every": 100, "save_prefix": backbone.name} | backbone.training
     set_widgets(graph.node("SMA_TrainMotionLoRA"), training)
     set_widgets(graph.node("KSampler"), backbone.sampling)
+    set_widgets(graph.node("LoraModelLoader"), {"bypass": backbone.bypass})
     set_widgets(graph.node("CLIPTextEncode", "Training prompt"), {"text": backbone.training_prompt})
     set_widgets(graph.node("CLIPTextEncode", "New prompt"), {"text": backbone.prompt})
     set_widgets(graph.node("CLIPTextEncode", "Negative prompt"), {"text": backbone.negative_prompt})
     set_widgets(graph.node("SaveVideo"), {"filename_prefix": f"video/{backbone.name}"})
     graph.node("MarkdownNote")["widgets_values"][0] = backbone.note
+    if backbone.snap:
+        clip = graph.node("SMA_LoadMotionClip")
+        clip["inputs"].append(socket("model", "MODEL", None) | {"shape": 7})
+        model = graph.node("SMA_TrainMotionLoRA")["inputs"][0]
+        graph.link(*graph.source(model["link"]), clip, "model")
+    if backbone.second:
+        two_experts(graph, backbone)
     return graph.workflow
 
 

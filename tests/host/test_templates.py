@@ -39,7 +39,9 @@ def videocrafter2(models: Path) -> None:
     files = {
         "diffusion_models/videocrafter2/diffusion_pytorch_model.safetensors": random_weights(network),
         "text_encoders/text-to-video-ms-1.7b/model.fp16.safetensors": text_encoder_weights(),
-        "vae/text-to-video-ms-1.7b/diffusion_pytorch_model.fp16.safetensors": random_weights(AutoencoderKL.from_config(VAE)),
+        "vae/text-to-video-ms-1.7b/diffusion_pytorch_model.fp16.safetensors": random_weights(
+            AutoencoderKL.from_config(VAE)
+        ),
     }
     for name, weights in files.items():
         (models / name).parent.mkdir(parents=True, exist_ok=True)
@@ -70,3 +72,13 @@ def test_a_template_trains_and_makes_a_video(host, server, write: Callable[[Path
     with safe_open(lora, framework="pt") as file:
         ups = [file.get_tensor(key) for key in file.keys() if key.endswith("lora_B.weight")]
     assert ups and all(up.any() for up in ups)
+
+
+@pytest.mark.parametrize("twin", sorted(TWINS.glob("*.api.json")), ids=lambda path: path.name.partition("-motion")[0])
+def test_the_clip_of_a_template_is_as_long_as_it_asks_for(host, twin):
+    wanted = by_type(json.loads(twin.read_text()))["SMA_LoadMotionClip"]
+    inputs = {name: value for name, value in wanted.items() if name.partition(".")[0] not in ("vae", "model", "timing")}
+    timing = {"timing": wanted["timing"], "fps": wanted["timing.fps"]}
+    images, fps, count, report = host.call("SMA_LoadMotionClip", timing=timing, **inputs)
+    assert images.shape == (wanted["frame_count"], wanted["height"], wanted["width"], 3)
+    assert (fps, count) == (wanted["timing.fps"], wanted["frame_count"]), report
