@@ -1,7 +1,7 @@
 # Thin wrappers: on Windows call the scripts themselves.
 PYTHON ?= python3
 
-.PHONY: demo test serve bench-motion
+.PHONY: demo test serve bench-motion bench-step
 
 demo:
 	$(PYTHON) scripts/demo.py $(if $(CLIP),--clip "$(CLIP)")
@@ -14,3 +14,6 @@ serve:
 
 bench-motion:
 	$(PYTHON) scripts/harness.py run benchmarks/motion.py
+
+bench-step:
+	$(PYTHON) scripts/harness.py run benchmarks/step.py $(if $(BACKBONE),--backbone $(BACKBONE))

@@ -116,18 +116,18 @@ def conditions(lines: Sequence[Line]) -> str:
     )
 
 
-def write_into(readme: Path, text: str) -> None:
-    """Replace what stands between the two markers of a README.
+def write_into(readme: Path, text: str, start_marker: str = START, end_marker: str = END) -> None:
+    """Replace what stands between two markers of a README.
 
     Raises:
         ValueError: a marker is missing.
     """
     content = readme.read_text(encoding="utf-8")
-    head, start, rest = content.partition(START)
-    _, end, tail = rest.partition(END)
+    head, start, rest = content.partition(start_marker)
+    _, end, tail = rest.partition(end_marker)
     if not start or not end:
-        raise ValueError(f"{readme.name} lacks {START} or {END}; put both where the table should stand.")
-    readme.write_text(f"{head}{START}\n{text}\n{END}{tail}", encoding="utf-8")
+        raise ValueError(f"{readme.name} lacks {start_marker} or {end_marker}; put both where the table should stand.")
+    readme.write_text(f"{head}{start_marker}\n{text}\n{end_marker}{tail}", encoding="utf-8")
 
 
 def _off(group: Group) -> Group:

@@ -59,6 +59,41 @@ SIZES: dict[str, dict[str, Size]] = {
             "for tests only",
         ),
     },
+    "animatediff": {
+        # The v3 motion module on SD 1.5.
+        "real": Size(
+            "16x320x576", (4, 16, 40, 72), (77, 768), {"cross_attention_dim": 768, "use_motion_mid_block": False}
+        ),
+        "reduced": Size(
+            "16x128x192",
+            (4, 16, 16, 24),
+            (77, 768),
+            {
+                "cross_attention_dim": 768,
+                "use_motion_mid_block": False,
+                "block_out_channels": [80, 160, 320, 320],
+                "norm_num_groups": 16,
+            },
+            8,
+            "a quarter of the channels and of the rank, 13 % of the pixels",
+        ),
+        "toy": Size(
+            "4x64x64",
+            (4, 4, 8, 8),
+            (8, 32),
+            {
+                "down_block_types": ["CrossAttnDownBlockMotion", "DownBlockMotion"],
+                "up_block_types": ["UpBlockMotion", "CrossAttnUpBlockMotion"],
+                "block_out_channels": [32, 64],
+                "layers_per_block": 1,
+                "cross_attention_dim": 32,
+                "use_motion_mid_block": False,
+                "norm_num_groups": 8,
+            },
+            4,
+            "for tests only",
+        ),
+    },
     "wan1.3b": {
         "real": Size(
             "33x480x832",
@@ -67,12 +102,12 @@ SIZES: dict[str, dict[str, Size]] = {
             {"dim": 1536, "ffn_dim": 8960, "num_heads": 12, "num_layers": 30},
         ),
         "reduced": Size(
-            "17x224x416",
-            (16, 5, 28, 52),
+            "9x160x288",
+            (16, 3, 20, 36),
             (128, 4096),
             {"dim": 384, "ffn_dim": 2240, "num_heads": 3, "num_layers": 30},
             8,
-            "a quarter of the channels and of the rank, 13 % of the tokens",
+            "a quarter of the channels and of the rank, 4 % of the tokens",
         ),
         "toy": Size(
             "5x64x64",
@@ -85,7 +120,7 @@ SIZES: dict[str, dict[str, Size]] = {
     },
 }
 
-_DIFFUSERS = {"zeroscope": diffusers.UNet3DConditionModel}
+_DIFFUSERS = {"zeroscope": diffusers.UNet3DConditionModel, "animatediff": diffusers.UNetMotionModel}
 
 
 def diffusers_network(backbone: str, size: Size, device: torch.device | str) -> nn.Module:

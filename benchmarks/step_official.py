@@ -15,21 +15,23 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 from torch.utils.checkpoint import checkpoint
 
-from benchmarks.step_meter import Meter
+from benchmarks.step_meter import WARM_UP, Meter
 from benchmarks.step_networks import Size, clip_and_context, diffusers_network, random_weights
 from sma.residuals import frame_residuals
 from sma.spectral import OFFICIAL, GlobalTransform, LocalTransform
 
 # Show-1's UNet, which the official loop trains, keeps the activations of temporal attention; MotionDirector's does not.
 _SHOW1 = ("ResnetBlock2D", "TemporalConvLayer", "Transformer2DModel")
-CHECKPOINTS = {"as Show-1": _SHOW1, "all": (*_SHOW1, "TransformerTemporalModel")}
-_TRAINED = {"zeroscope": "temp_attentions"}
+CHECKPOINTS = {"as Show-1": _SHOW1, "all": (*_SHOW1, "TransformerTemporalModel", "AnimateDiffTransformer3D")}
+_TRAINED = {"zeroscope": "temp_attentions", "animatediff": "motion_modules"}
 
 
 def measure(backbone: str, size: Size, contender: dict[str, Any], device: str, steps: int) -> dict[str, Any]:
-    """Trains ``1 + steps`` steps; the first is not counted."""
-    clip, context = (x.to(device) for x in clip_and_context(size))
+    """Trains the warm-up and ``steps`` timed steps."""
     meter = Meter(device)
+    clip, context = (x.to(device) for x in clip_and_context(size))
+    if backbone == "animatediff":
+        context = context.repeat_interleave(clip.shape[2], dim=0)  # one per frame
     network = _network(backbone, size, device)
     _checkpoint(network, CHECKPOINTS[contender["checkpoint"]])
     for name, module in network.named_modules():
@@ -41,7 +43,7 @@ def measure(backbone: str, size: Size, contender: dict[str, Any], device: str, s
     scaler = torch.amp.GradScaler(device, enabled=mixed)
     # Linear in sqrt(beta), what diffusers calls scaled_linear.
     alphas_cumprod = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, device=device) ** 2, 0)
-    timesteps = torch.randint(1000, (1 + steps,), generator=torch.Generator().manual_seed(2)).to(device)
+    timesteps = torch.randint(1000, (WARM_UP + steps, 1), generator=torch.Generator().manual_seed(2)).to(device)
 
     def step(timestep: Tensor) -> float:
         noise = torch.randn_like(clip)
@@ -64,14 +66,13 @@ def measure(backbone: str, size: Size, contender: dict[str, Any], device: str, s
         return loss.item()
 
     meter.start()
-    marks, losses = [], []
+    losses = []
     for timestep in timesteps:
         losses.append(step(timestep))
-        marks.append(meter.now())
+        meter.step()
     return {
-        "step_seconds": [end - start for start, end in zip(marks[:-1], marks[1:], strict=True)],
-        "peak_bytes": meter.peak(),
-        "memory": meter.what,
+        "step_seconds": meter.step_seconds,
+        "peak_bytes": meter.peak_bytes,
         "weights_bytes": sum(parameter.nbytes for parameter in network.parameters()),
         "trained_values": sum(parameter.numel() for parameter in trained),
         "compute": "float16 autocast" if mixed else "float32",

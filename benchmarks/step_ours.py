@@ -15,15 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.step_meter import Meter
+from benchmarks.step_meter import WARM_UP, Meter
 from benchmarks.step_networks import Size, clip_and_context, diffusers_network, random_weights
+from sma.networks.animatediff import frame_positions
 
 ROOT = Path(__file__).resolve().parents[1]
 _PACK = "spectral_motion"
 
 
 def measure(backbone: str, size: Size, contender: dict[str, Any], device: str, steps: int) -> dict[str, Any]:
-    """Trains ``1 + steps`` steps; the first is not counted."""
+    """Trains the warm-up and ``steps`` timed steps."""
     with tempfile.TemporaryDirectory() as base:
         _enter_host(Path(base), device)
         # Nodes run in inference mode, and the host's loaders with them.
@@ -35,11 +36,10 @@ def _measure(backbone: str, size: Size, contender: dict[str, Any], device: str, 
     training, lora, plan, roles = (_pack(f"sma.{name}") for name in ("training", "lora", "plan", "roles"))
     run_in_training = _pack("nodes.host.training").run_in_training
     build = _BUILDERS[backbone]
-    clip, context = clip_and_context(size)
     loss = _loss(contender["spectral"])
     meter = Meter(device)
+    clip, context = clip_and_context(size)
     model = build(size, getattr(torch, contender["storage"]), device)
-    marks: list[float] = []
     result: dict[str, Any] = {}
 
     def job(host: Any) -> None:
@@ -48,7 +48,9 @@ def _measure(backbone: str, size: Size, contender: dict[str, Any], device: str, 
         adapter = lora.attach(
             host.network, names, rank=size.rank, alpha=size.rank, generator=generator, device=host.clip.device
         )
-        settings = plan.TrainingSettings(kind=host.kind, sigma_at=host.sigma_at, steps=1 + steps, learning_rate=5e-4)
+        settings = plan.TrainingSettings(
+            kind=host.kind, sigma_at=host.sigma_at, steps=WARM_UP + steps, learning_rate=5e-4
+        )
         try:
             trained = training.train(
                 host.denoise,
@@ -56,11 +58,11 @@ def _measure(backbone: str, size: Size, contender: dict[str, Any], device: str, 
                 [plan.Phase(loss=loss)],
                 adapter,
                 settings,
-                on_step=lambda info: marks.append(meter.now()),
+                on_step=lambda _: meter.step(),
             )
         finally:
             adapter.detach()
-        result["peak_bytes"] = meter.peak()
+        result["step_seconds"], result["peak_bytes"] = meter.step_seconds, meter.peak_bytes
         result["losses"] = [record.loss for record in trained.state.history]
         result["trained_values"] = sum(value.numel() for value in adapter.parameters())
         if contender["spectral"] == "repaired":
@@ -69,8 +71,6 @@ def _measure(backbone: str, size: Size, contender: dict[str, Any], device: str, 
     meter.start()
     run_in_training(model, clip, [[context, {}]], job, seed=0, checkpoint=contender["checkpoint"] == "on")
     return {
-        "step_seconds": [end - start for start, end in zip(marks[:-1], marks[1:], strict=True)],
-        "memory": meter.what,
         "weights_bytes": model.model_size(),
         "compute": str(model.model.manual_cast_dtype or model.model.get_dtype()).removeprefix("torch."),
         **result,
@@ -113,9 +113,7 @@ def _enter_host(base: Path, device: str) -> None:
 
     # Read by the host while it is imported. Attention as on a GPU installation; on a CPU the host would choose another.
     args.cpu, args.base_directory, args.use_pytorch_cross_attention = device == "cpu", str(base), True
-    spec = importlib.util.spec_from_file_location(
-        _PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
-    )
+    spec = importlib.util.spec_from_file_location(_PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
     sys.modules[_PACK] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules[_PACK])
 
@@ -128,15 +126,23 @@ def _zeroscope(size: Size, dtype: torch.dtype, device: str) -> Any:
     return _diffusers_model("zeroscope", _pack("nodes.host.unet3d").HostUNet3D, size, dtype, device)
 
 
+def _animatediff(size: Size, dtype: torch.dtype, device: str) -> Any:
+    return _diffusers_model("animatediff", _pack("nodes.host.animatediff").HostUNetMotion, size, dtype, device)
+
+
 def _diffusers_model(backbone: str, network: Any, size: Size, dtype: torch.dtype, device: str) -> Any:
     import comfy.model_base
 
     wrapped = _pack("nodes.host.wrapped")
     shapes = diffusers_network(backbone, size, "meta")
+    weights = {name: value.cpu() for name, value in random_weights(shapes, dtype, device).items()}
+    # Tables of frame positions, which are no parameters.
+    positions = {name: frame_positions(*table.shape[1:]) for name, table in shapes.named_buffers()}
     return wrapped.model_from_network(
         network,
-        {name: value.cpu() for name, value in random_weights(shapes, dtype, device).items()},
+        weights | positions,
         size.network,
+        # The host's "linear" is linear in sqrt(beta). AnimateDiff has another, which changes no time and no memory.
         {"beta_schedule": "linear", "linear_start": 0.00085, "linear_end": 0.012, "timesteps": 1000},
         comfy.model_base.ModelType.EPS,
         wrapped.SD15Video,
@@ -167,4 +173,8 @@ def _cannot_reload(*_: Any, **__: Any) -> Any:
     raise RuntimeError("These random weights are in no file; this process must not place weights dynamically.")
 
 
-_BUILDERS: dict[str, Callable[[Size, torch.dtype, str], Any]] = {"zeroscope": _zeroscope, "wan1.3b": _wan}
+_BUILDERS: dict[str, Callable[[Size, torch.dtype, str], Any]] = {
+    "zeroscope": _zeroscope,
+    "animatediff": _animatediff,
+    "wan1.3b": _wan,
+}
