@@ -349,7 +349,8 @@ BACKBONES: tuple[Backbone, ...] = (
         note=note(
             "Motion transfer on LTX-Video",
             "as in the host's own LTX-Video template; the page offers them.",
-            "41 frames of 704x480 at 24 fps: 6 latent frames. The model is told 25 fps, the host's default, unless *LTXVConditioning* says otherwise. "
+            "41 frames of 704x480 at 24 fps: 6 latent frames. The model is told 25 fps, the host's default, unless "
+            "*LTXVConditioning* says otherwise. "
             "Its attention runs over space and time at once, so that a LoRA takes some of the look along. Run here on tiny random weights only.",
         ),
     ),

@@ -2,7 +2,7 @@
 
 One forward without gradients is watched: it is as large as those of the training, costs a fraction of one step and holds nothing. What
 its layers take in and give out is about what backward needs at its peak. On small random Wan, LTX-Video, HunyuanVideo and UNet3D
-networks that peak, measured tensor by tensor, was 0.65 to 1.08 times the estimate (tests/host/gradients/test_memory.py).
+networks that peak, measured tensor by tensor, was 0.65 to 1.18 times the estimate (tests/host/gradients/test_memory.py).
 """
 
 from __future__ import annotations

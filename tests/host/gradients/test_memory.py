@@ -43,7 +43,7 @@ def _storages(value) -> Iterator[torch.UntypedStorage]:
             yield leaf
 
 
-FAMILIES = ("wan", "ltx", "hunyuan", "sprites")
+FAMILIES = ("wan", "wan_i2v", "wan_5b", "ltx", "hunyuan", "sprites")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
