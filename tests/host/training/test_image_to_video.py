@@ -44,6 +44,11 @@ def test_the_variant_is_told(i2v, said):
     assert any(line.startswith(f"Wan {version} i2v, 2 blocks, 4 latent frames (13 frames), 8 of ") for line in said)
 
 
+def test_experts_hand_over_where_image_to_video_does(i2v):
+    lora, _ = i2v.train(steps=1, expert="high noise")
+    assert "high noise expert, sigma 0.900 to 0.99" in lora.metadata["adapted"]
+
+
 def test_start_image_and_its_embedding_reach_the_network(i2v):
     black = conditioning(i2v, torch.zeros(1, 16, 16, 3))
     other = replace(i2v, learning=i2v.learning | {"positive": black})
