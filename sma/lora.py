@@ -106,7 +106,8 @@ class LoRALayer(nn.Module):
             generator = torch.Generator(device=y.device).manual_seed(seed)
             keep = torch.rand(y.shape, generator=generator, device=y.device) >= dropout
             y = y * keep / (1.0 - dropout)
-        return y * self.scale
+        # Times 1 is a copy of every adapted layer's output, and changes no bit.
+        return y if self.scale == 1.0 else y * self.scale
 
 
 class Adapter:
