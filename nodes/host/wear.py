@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from ...sma.lora import LoRALayer, is_adaptable
 from ...sma.lora_formats import PREFIX, LowRank
 from ...sma.lora_reading import Reading, read_lora, read_motiondirector
 from ...sma.roles import family_of, family_of_layers
-from .weights import SAFETENSORS_SUFFIXES, read_metadata, read_weights
+from .weights import SAFETENSORS_SUFFIXES, named_tensors, read_metadata, read_pickle, read_weights
 from .worn import Range, WornLoRA
 
 _PLAIN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -46,21 +45,12 @@ def read_source(path: Path) -> LoRASource:
     Raises:
         ValueError: a file without tensors, or one that wants to run code.
     """
-    if path.suffix.lower() not in SAFETENSORS_SUFFIXES:
-        tensors = _bare_list(path)
-        if tensors is not None:
-            return LoRASource(path.name, tensors, {})
-    return LoRASource(path.name, read_weights(path), read_metadata(path))
-
-
-def _bare_list(path: Path) -> list[Tensor] | None:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError):
-        return None  # read_weights says what is wrong with it
+    if path.suffix.lower() in SAFETENSORS_SUFFIXES:
+        return LoRASource(path.name, read_weights(path), read_metadata(path))
+    content = read_pickle(path)
     if isinstance(content, list) and content and all(isinstance(item, Tensor) for item in content):
-        return content
-    return None
+        return LoRASource(path.name, content, {})
+    return LoRASource(path.name, named_tensors(content, path.name), {})
 
 
 def wear(model: Any, lora: LoRASource, *, strength: float, apply: str, where: Range) -> tuple[Any, str]:

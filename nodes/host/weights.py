@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import pickle
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from .diffusers_folder import read_json
+
 SAFETENSORS_SUFFIXES = (".safetensors", ".sft")
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 # What diffusers and transformers call the weights in a component's folder.
-COMPONENT_STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
+_COMPONENT_STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 # Counters that older releases of transformers saved as weights and later ones compute.
 _HARMLESS = ("position_ids",)
 
@@ -32,49 +34,83 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ValueError: a damaged file, one that holds something else, or a pickle that wants to run code.
     """
     if path.suffix.lower() == ".json":
-        parts = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
-        return {
-            name: tensor for part in parts for name, tensor in read_weights(path.with_name(Path(part).name)).items()
-        }
+        return {name: tensor for part in _parts(path) for name, tensor in read_weights(part).items()}
     if path.suffix.lower() in SAFETENSORS_SUFFIXES:
-        try:
-            with safe_open(path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}
-        except SafetensorError as error:
-            raise ValueError(
-                f"{path.name} is damaged or no safetensors file ({error}). Download it again and compare its size."
-            ) from error
-    return _read_pickle(path)
+        with _safetensors(path) as file:
+            return {name: file.get_tensor(name) for name in file.keys()}
+    return named_tensors(read_pickle(path), path.name)
 
 
-def _read_pickle(path: Path) -> dict[str, Tensor]:
+def _parts(index: Path) -> list[Path]:
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, Mapping) or not places:
+        raise ValueError(f"{index.name} names no weights files. Download it again.")
+    parts = [index.with_name(Path(name).name) for name in sorted(set(places.values()))]
+    if absent := [part.name for part in parts if not part.is_file()]:
+        raise ValueError(
+            f"{index.name} names {len(parts)} files and {len(absent)} of them are missing, for example {absent[0]}. "
+            "Copy all of them into its folder."
+        )
+    return parts
+
+
+@contextlib.contextmanager
+def _safetensors(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path.name} is damaged or no safetensors file ({error}). Download it again and compare its size."
+        ) from error
+
+
+def read_pickle(path: Path) -> Any:
+    """What a pickle of torch holds, on the CPU and, where the format allows, still on disk until it is used.
+
+    Raises:
+        ValueError: a damaged file, or one that wants to run code.
+    """
     try:
         # Files of torch before 1.6 are no zip archives and cannot be mapped.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except (pickle.UnpicklingError, EOFError, RuntimeError, LookupError, ValueError) as error:
+        # The unpickler stumbles over a damaged file wherever it happens to be.
         raise ValueError(
             f"{path.name} could not be read as plain tensors: it is damaged, or a pickle that wants to run code of its own. "
             "Use a .safetensors file of this model."
         ) from error
+
+
+def named_tensors(content: Any, name: str) -> dict[str, Tensor]:
+    """The tensors in what :func:`read_pickle` found, without a trainer's wrapping; name: of the file, for the message.
+
+    Raises:
+        ValueError: there are none.
+    """
     while isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping):
-        raise ValueError(f"{path.name} holds a {type(content).__name__}, no named tensors. Choose a weights file.")
-    weights = {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
+        raise ValueError(f"{name} holds a {type(content).__name__}, no named tensors. Choose a weights file.")
+    weights = {key: tensor for key, tensor in content.items() if isinstance(tensor, Tensor)}
     if not weights:
-        raise ValueError(f"{path.name} holds no named tensors. Choose a weights file.")
+        raise ValueError(f"{name} holds no named tensors. Choose a weights file.")
     return weights
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What a safetensors file says about itself; nothing for other files."""
+    """What a safetensors file says about itself; nothing for other files.
+
+    Raises:
+        ValueError: a damaged file.
+    """
     if path.suffix.lower() not in SAFETENSORS_SUFFIXES:
         return {}
-    with safe_open(path, framework="pt") as file:
+    with _safetensors(path) as file:
         return file.metadata() or {}
 
 
-def find_weights(folder: Path, stems: Sequence[str] = COMPONENT_STEMS) -> Path:
+def find_weights(folder: Path) -> Path:
     """The weights file of a diffusers component's folder, or the index of one in parts.
 
     Safetensors come before pickles, and half precision before full, as the host's own loader of such folders has it.
@@ -83,7 +119,7 @@ def find_weights(folder: Path, stems: Sequence[str] = COMPONENT_STEMS) -> Path:
         ValueError: none there.
     """
     for suffixes in (SAFETENSORS_SUFFIXES, _PICKLE_SUFFIXES):
-        for stem, suffix in product(stems, suffixes):
+        for stem, suffix in product(_COMPONENT_STEMS, suffixes):
             for name in (f"{stem}.fp16{suffix}", f"{stem}{suffix}"):
                 if (folder / name).is_file():
                     return folder / name
@@ -92,8 +128,8 @@ def find_weights(folder: Path, stems: Sequence[str] = COMPONENT_STEMS) -> Path:
             if found := indices + variants:
                 return found[0]
     raise ValueError(
-        f"{folder.parent.name}/{folder.name} holds no weights. "
-        f"Put {stems[0]}.safetensors or {stems[0]}.bin of the model into that folder."
+        f"{folder.parent.name}/{folder.name} holds no weights. Put the model's {', '.join(_COMPONENT_STEMS[:-1])} or "
+        f"{_COMPONENT_STEMS[-1]} file (.safetensors or .bin) into that folder."
     )
 
 

@@ -66,6 +66,42 @@ def test_a_damaged_file_is_named(weights, tmp_path, suffix):
         weights.read_weights(path)
 
 
+def test_what_was_downloaded_in_place_of_weights_is_named(weights, tmp_path):
+    """A web page, a Git LFS pointer, noise: nothing but a sentence with the file's name, whatever the unpickler stumbles over."""
+    contents = [
+        b"",
+        b"<!DOCTYPE html>",
+        "<html>\u00e9</html>".encode("utf-16"),
+        b"version https://git-lfs.github.com/spec/v1",
+    ]
+    noise = torch.randint(256, (40, 200), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    for content in contents + [bytes(row.tolist()) for row in noise]:
+        for name in ("page.bin", "page.safetensors"):
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(ValueError, match=f"^{name} (could not be read|is damaged)"):
+                weights.read_weights(tmp_path / name)
+    with pytest.raises(ValueError, match=r"^page\.safetensors is damaged"):
+        weights.read_metadata(tmp_path / "page.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ("{", "is no JSON"),
+        ("{}", "model.safetensors.index.json names no weights files"),
+        (
+            '{"weight_map": {"a": "x-1.safetensors"}}',
+            "names 1 files and 1 of them are missing, for example x-1.safetensors",
+        ),
+    ],
+)
+def test_a_file_in_parts_that_is_not_whole_is_refused(weights, tmp_path, index, message):
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_text(index)
+    with pytest.raises(ValueError, match=message):
+        weights.read_weights(path)
+
+
 def test_files_without_named_tensors_are_refused(weights, tmp_path):
     torch.save([torch.ones(1)], tmp_path / "list.pt")
     torch.save({"steps": 3}, tmp_path / "numbers.pt")
@@ -96,7 +132,7 @@ def test_the_file_of_a_component_is_found(weights, tmp_path, present, found):
 def test_a_component_without_weights_says_what_to_copy(weights, tmp_path):
     (tmp_path / "unet").mkdir()
     (tmp_path / "unet" / "config.json").touch()
-    with pytest.raises(ValueError, match=r"/unet holds no weights. Put diffusion_pytorch_model.safetensors"):
+    with pytest.raises(ValueError, match=r"/unet holds no weights. Put the model's diffusion_pytorch_model, model or"):
         weights.find_weights(tmp_path / "unet")
 
 
