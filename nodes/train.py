@@ -92,7 +92,7 @@ class TrainMotionLoRA(io.ComfyNode):
                 if state_file:
                     run.resumed(options.resume_from, state_about(state_file))
                 result = train(
-                    host.denoise,
+                    host.denoisers,
                     host.clip.split(1),
                     [Phase(loss=motion_loss)],
                     adapter,

@@ -174,7 +174,7 @@ def advanced_inputs() -> list[io.Input]:
             default=True,
             advanced=True,
             tooltip="Runs each transformer block again in backward instead of keeping its activations: far less memory, "
-            "about a third more time. No effect on UNets.",
+            "about a third more time. No effect on sprites.",
         ),
     ]
 

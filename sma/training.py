@@ -45,7 +45,7 @@ class TrainingResult:
 
 
 def train(
-    denoise: Denoise,
+    denoise: Denoise | Sequence[Denoise],
     clips: Sequence[Tensor] | Tensor,
     phases: Sequence[Phase],
     adapter: Adapter,
@@ -61,8 +61,9 @@ def train(
     Stopping after k steps and resuming from the state gives, bit for bit on a CPU, what an uninterrupted run gives.
 
     Args:
-        denoise: (x_t [B, C, F, H, W], sigma [B]) -> x0_hat [B, C, F, H, W], with gradient to the adapter. The network's
-            own weights should not require gradients; those would only pile up there.
+        denoise: (x_t [B, C, F, H, W], sigma [B]) -> x0_hat [B, C, F, H, W], with gradient to the adapter. One for all
+            clips, or one for each where they are conditioned differently. The network's own weights should not require
+            gradients; those would only pile up there.
         clips: clean clips [1, C, F, H, W] in the model's latent space, F >= 2, or all as one tensor [N, C, F, H, W];
             each forward draws one.
         phases: run one after the other in every step; all backwards come before the optimizer's step.
@@ -77,7 +78,7 @@ def train(
 
     Raises:
         ValueError: no clip or phase, clips with fewer than 2 frames, NaN or infinite values, masks that do not fit,
-            unknown groups, a state beyond the last step, or a denoiser whose answer has another shape or no gradient
+            unknown groups, a state beyond the last step, another number of denoisers, or one whose answer has another shape or no gradient
             to the adapter.
         RuntimeError: called where gradients are switched off.
         NonFiniteLoss: the loss or gradient became NaN or infinite.
@@ -87,6 +88,11 @@ def train(
     _check(clips, phases, adapter, settings, state)
     clips = [at_least_float32(clip) for clip in clips]
     masks = _fitting(masks, clips)
+    denoisers = [denoise] * len(clips) if callable(denoise) else list(denoise)
+    if len(denoisers) != len(clips):
+        raise ValueError(
+            f"{len(denoisers)} denoisers and {len(clips)} clips were given; one for all or one for each is needed."
+        )
     bound = [[phase.loss.bind(clip) if phase.frames == "all" else phase.loss for phase in phases] for clip in clips]
     optimizer = torch.optim.AdamW(adapter.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     generator = torch.Generator().manual_seed(settings.seed ^ _RUN)
@@ -108,7 +114,9 @@ def train(
             for _ in range(settings.accumulation):
                 index = int(torch.randint(len(clips), (), generator=generator))
                 for phase, loss in zip(phases, bound[index], strict=True):
-                    prediction = _predict(denoise, clips[index], masks[index], phase, adapter, settings, generator)
+                    prediction = _predict(
+                        denoisers[index], clips[index], masks[index], phase, adapter, settings, generator
+                    )
                     values = loss(prediction, generator)
                     scalar = loss.total_of(values).mean() / settings.accumulation
                     sigmas = prediction.sigma.tolist()

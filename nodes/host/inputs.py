@@ -43,24 +43,35 @@ def check_latent(latent: Tensor, channels: int) -> None:
 
 
 def check_conditioning(positive: list, latent: Tensor) -> None:
-    """Nothing where the host would condition every sample of every clip as it is meant.
+    """Nothing where every clip can be conditioned as it is meant.
 
-    The host averages over several entries. It repeats the rows of one entry up to the samples of a forward, which are noised copies of
-    one clip, so only the first row would ever be seen.
+    The host repeats the rows of one entry up to the samples of a forward, which are noised copies of one clip, so only the first row
+    would ever be seen.
 
     Args:
-        positive: CONDITIONING of the training prompt.
+        positive: CONDITIONING of the training prompts, one entry for all clips or one for each.
         latent: clips [N, C, F, H, W].
 
     Raises:
-        ValueError: another number of entries or rows than one, conditioning of a part, or pictures of another clip.
+        ValueError: another number of entries, stacked prompts, conditioning of a part, or pictures of another clip.
     """
-    if len(positive) != 1:
+    clips = latent.shape[0]
+    if len(positive) not in (1, clips):
         raise ValueError(
-            f"The conditioning has {len(positive)} entries; the host would average them, so training needs exactly 1. "
-            "Connect one CLIP Text Encode."
+            f"There are {len(positive)} prompts and {clips} clips; one prompt for all clips or one for each is needed. "
+            "Connect one CLIP Text Encode, or as many as there are clips through Conditioning (Combine)."
         )
-    text, extra = positive[0]
+    for text, extra in positive:
+        _check_entry(text, extra, latent)
+        pictures = [name for name in _PICTURES if name in extra]
+        if pictures and len(positive) != clips:
+            raise ValueError(
+                f"The conditioning holds pictures of one clip ({', '.join(pictures)}) and the latent {clips} clips. "
+                "Train one clip, or give each its own conditioning."
+            )
+
+
+def _check_entry(text: Tensor, extra: dict[str, Any], latent: Tensor) -> None:
     if partial := [name for name in _PARTIAL if name in extra]:
         raise ValueError(
             f"The conditioning is limited by {', '.join(partial)}; training draws all noise levels over the whole frame. "
@@ -69,13 +80,7 @@ def check_conditioning(positive: list, latent: Tensor) -> None:
     if text.shape[0] != 1:
         raise ValueError(
             f"The conditioning stacks {text.shape[0]} prompts, of which the host would use the first; "
-            "training needs exactly 1. Train clips of different prompts one after the other."
-        )
-    pictures = [name for name in _PICTURES if name in extra]
-    if pictures and latent.shape[0] != 1:
-        raise ValueError(
-            f"The conditioning holds pictures of one clip ({', '.join(pictures)}) and the latent {latent.shape[0]} clips. "
-            "Train image-to-video models on one clip."
+            "training needs 1 in each entry. Put them together with Conditioning (Combine)."
         )
     image = extra.get("concat_latent_image")
     if image is not None and image.shape[2:] != latent.shape[2:]:

@@ -21,7 +21,8 @@ class HostDenoiser:
     """The host's model as the training loop sees it.
 
     Attributes:
-        denoise: (x_t [B, C, F, H, W], sigma [B]) -> x0_hat, with gradient to whatever is hooked on ``network``.
+        denoisers: for each clip of the latent, (x_t [B, C, F, H, W], sigma [B]) -> x0_hat under its prompt, with gradient to whatever
+            is hooked on ``network``.
         network: the bare diffusion model; its module names follow ``diffusion_model.`` in LoRA files.
         kind: what the network predicts.
         sigma_at: noise level 0..1 (clean..noise) -> sigma.
@@ -30,13 +31,18 @@ class HostDenoiser:
         mask: where to learn, [N, 1, F, H, W] in 0..1, or None.
     """
 
-    denoise: Callable[[Tensor, Tensor], Tensor]
+    denoisers: tuple[Callable[[Tensor, Tensor], Tensor], ...]
     network: nn.Module
     kind: Kind
     sigma_at: Callable[[float], float]
     clip: Tensor
     frames: int
     mask: Tensor | None
+
+    @property
+    def denoise(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """That of the first clip."""
+        return self.denoisers[0]
 
 
 def run_in_training(
@@ -56,7 +62,7 @@ def run_in_training(
     Args:
         model: the host's MODEL (a ModelPatcher).
         latent: video latents [N, C, F, H, W] as VAE Encode gives them.
-        positive: CONDITIONING of the training prompt, one entry of one row that holds for all clips.
+        positive: CONDITIONING of the training prompts: one entry for all clips, or as many as there are clips, in their order.
         job: does the training; called once.
         seed: handed to the host's samplers and hooks.
         noise_mask: the latent's own mask, of any size the host accepts.
@@ -101,7 +107,8 @@ class _TrainingSampler(comfy.samplers.Sampler):
         # Nodes run in inference mode, where nothing can be differentiated.
         trainable = differentiable(model_wrap.inner_model, checkpoint=self.checkpoint)
         with torch.inference_mode(False), torch.enable_grad(), trainable:
-            model_wrap.conds = _normal(model_wrap.conds)
+            # The host would average over several prompts; each clip is denoised under its own.
+            prompts = _normal(model_wrap.conds["positive"])
             inner = model_wrap.inner_model
             schedule = inner.model_sampling
 
@@ -114,33 +121,30 @@ class _TrainingSampler(comfy.samplers.Sampler):
             mask = None if denoise_mask is None else denoise_mask[:, :1].clone()
             given = mask is not None and _is_given_what_is_masked(inner, clip)
 
-            def denoise(x_t: Tensor, sigma: Tensor) -> Tensor:
-                if not given:
-                    return model_wrap(x_t, sigma, **extra_args).float()
-                x0_hat = model_wrap(x_t * mask + clip * (1 - mask), sigma, **extra_args).float()
-                return x0_hat * mask + clip * (1 - mask)
+            def denoiser_of(index: int) -> Callable[[Tensor, Tensor], Tensor]:
+                entry = prompts[min(index, len(prompts) - 1)]
+                own, own_mask = clip[index : index + 1], mask if mask is None else mask[index : index + 1]
+
+                def denoise(x_t: Tensor, sigma: Tensor) -> Tensor:
+                    model_wrap.conds = {"positive": [entry]}
+                    if not given:
+                        return model_wrap(x_t, sigma, **extra_args).float()
+                    x0_hat = model_wrap(x_t * own_mask + own * (1 - own_mask), sigma, **extra_args).float()
+                    return x0_hat * own_mask + own * (1 - own_mask)
+
+                return denoise
 
             frames = 1 + (clip.shape[2] - 1) * getattr(inner.latent_format, "temporal_downscale_ratio", 1)
-            self.result = self.job(HostDenoiser(denoise, network, kind_of(schedule), sigma_at, clip, frames, mask))
+            denoisers = tuple(denoiser_of(index) for index in range(clip.shape[0]))
+            self.result = self.job(HostDenoiser(denoisers, network, kind_of(schedule), sigma_at, clip, frames, mask))
         return latent_image
 
 
 def _is_given_what_is_masked(model: comfy.model_base.BaseModel, clip: Tensor) -> bool:
-    """Whether a model sees the clip itself outside its mask and is told so, as LTX-Video is; others see it noised like the rest.
-
-    Raises:
-        ValueError: it does, and there are several clips: what is denoised does not tell of which it is.
-    """
+    """Whether a model sees the clip itself outside its mask and is told so, as LTX-Video is; others see it noised like the rest."""
     sigma = torch.full(clip.shape[:1], 0.5, device=clip.device)
     seen = model.scale_latent_inpaint(x=clip, sigma=sigma, noise=torch.ones_like(clip), latent_image=clip)
-    if not torch.equal(seen, clip):
-        return False
-    if clip.shape[0] != 1:
-        raise ValueError(
-            f"A {type(model).__name__} model is given what lies outside the noise mask, and the latent holds "
-            f"{clip.shape[0]} clips. Train one clip, or without the mask."
-        )
-    return True
+    return torch.equal(seen, clip)
 
 
 def _normal(value: Any) -> Any:

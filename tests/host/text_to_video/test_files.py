@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -34,7 +35,8 @@ def test_only_folders_of_this_network_are_listed(host, folders):
         (folders / name / "model_index.json").write_text(json.dumps({"unet": ["library", unet]}) if unet else "{")
     module = host.module("nodes.host.diffusers_folder")
     assert module.model_folders("UNet3DConditionModel") == ["zero", "zero-v"]
-    assert module.model_folders("UNet2DConditionModel") == ["group/sd15"]
+    assert "group/sd15" in module.model_folders("UNet2DConditionModel")
+    assert not {"crafter", "damaged", "zero"} & set(module.model_folders("UNet2DConditionModel"))
     (source, *_) = host.node("SMA_LoadTextToVideoModel").define_schema().inputs
     assert source.options[0].inputs[0].options == ["crafter", "zero", "zero-v"]
     with pytest.raises(ValueError, match="no model folder '../secret'"):
@@ -178,6 +180,35 @@ def test_a_text_encoder_that_lacks_layers_is_refused(host, broken):
     torch.save({"shared.weight": torch.ones(2, 2)}, path)
     with pytest.raises(ValueError, match="no CLIP text encoder"):
         load(host, source="diffusers folder", folder="broken")
+
+
+def test_a_text_encoders_projection_of_another_size_is_refused(host, tmp_path):
+    load_clip = host.module("nodes.host.text_encoder").load_clip
+    for rows, message in (
+        (1024, None),
+        (512, r"of another shape \(for example 'text_projection.weight': \[512, 1024\]"),
+    ):
+        weights = text_encoder_weights() | {"text_projection.weight": torch.ones(rows, 1024, dtype=torch.float16)}
+        torch.save(weights | {"logit_scale": torch.ones(())}, tmp_path / "clip.bin")
+        with (
+            torch.inference_mode(),
+            contextlib.nullcontext() if message is None else pytest.raises(ValueError, match=message),
+        ):
+            load_clip(tmp_path / "clip.bin")
+
+
+@pytest.mark.parametrize("config", ["no JSON", "[]", '{"transformer": {}}'])
+def test_metadata_that_is_no_config_of_diffusers_is_passed_over(host, folders, tmp_path, config):
+    save_file(load_file(folders / "zero" / UNET_FILE), tmp_path / "unet.safetensors", {"config": config})
+    text_encoder, vae = (
+        folders / "zero" / name
+        for name in ("text_encoder/pytorch_model.bin", "vae/diffusion_pytorch_model.safetensors")
+    )
+    with torch.inference_mode():
+        loaded = host.module("nodes.host.text_to_video").load_files(
+            tmp_path / "unet.safetensors", text_encoder, vae, "epsilon"
+        )
+    assert loaded.report.endswith("config read from the shapes")
 
 
 def test_parts_of_different_models_are_refused(host, folders, tmp_path):

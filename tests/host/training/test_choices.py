@@ -15,12 +15,12 @@ def sigmas(host, monkeypatch):
     module, drawn = host.module("nodes.host.training"), []
     denoiser = module.HostDenoiser
 
-    def recording(denoise, *rest):
+    def recording(denoisers, *rest):
         def recorded(x_t, sigma):
             drawn.extend(sigma.tolist() if torch.is_grad_enabled() else ())
-            return denoise(x_t, sigma)
+            return denoisers[0](x_t, sigma)
 
-        return denoiser(recorded, *rest)
+        return denoiser((recorded,), *rest)
 
     monkeypatch.setattr(module, "HostDenoiser", recording)
     return drawn
@@ -101,7 +101,31 @@ def test_several_clips_share_the_prompt(case):
     assert lora
 
 
+def test_each_clip_may_have_a_prompt_of_its_own(host, case):
+    """The host averages over several prompts of one sampling; here each clip's forward sees its own, as if it were trained alone."""
+    samples, prompt = case.learning["latent"]["samples"], case.learning["positive"]
+    (other,) = host.call("CLIPTextEncode", clip=case.clip, text="green triangle")
+    alone = case.forward(case.model)
+    case.learning["positive"] = other
+    try:
+        alone_with_other = case.forward(case.model)
+        case.learning["latent"] = {"samples": torch.cat([samples, samples.flip(2)])}
+        (case.learning["positive"],) = host.call("ConditioningCombine", conditioning_1=prompt, conditioning_2=other)
+        first, second = case.inside(case.model, lambda denoiser: [_answer(d, denoiser) for d in denoiser.denoisers])
+        lora, _ = case.train(steps=4)
+    finally:
+        case.learning |= {"latent": {"samples": samples}, "positive": prompt}
+    assert torch.equal(first, alone)
+    assert torch.equal(second, alone_with_other)
+    assert (first - second).abs().max() > 1e-3
+    assert lora
+
+
 def _first(denoiser):
+    return _answer(denoiser.denoise, denoiser)
+
+
+def _answer(denoise, denoiser):
     x = torch.randn(denoiser.clip[:1].shape, generator=torch.Generator().manual_seed(7))
     with torch.no_grad():
-        return denoiser.denoise(x, torch.full((1,), denoiser.sigma_at(0.6))).clone()
+        return denoise(x, torch.full((1,), denoiser.sigma_at(0.6))).clone()

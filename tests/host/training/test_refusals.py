@@ -32,7 +32,7 @@ def test_bad_latents_are_refused(host, case):
 
 
 def test_conditioning_of_several_prompts_is_refused(case):
-    with pytest.raises(ValueError, match="average them"):
+    with pytest.raises(ValueError, match="There are 2 prompts and 1 clips; one prompt for all clips or one for each"):
         case.train(positive=case.learning["positive"] * 2)
     text, extra = case.learning["positive"][0]
     with pytest.raises(ValueError, match="stacks 2 prompts, of which the host would use the first"):

@@ -11,7 +11,7 @@ import torch
 from sma.lora import attach
 from sma.losses import Denoising, MotionLoss, WeightedTerm
 from sma.spectral import REPAIRED, global_loss
-from sma.training import Phase, TrainingSettings
+from sma.training import Phase, TrainingSettings, train
 
 
 def settings(**changes) -> TrainingSettings:
@@ -264,6 +264,26 @@ def test_one_tensor_of_clips_is_trained_like_a_list_of_them(make_toy):
     toy, again = (make_toy(clips=((5, 4, 6), (5, 4, 6))) for _ in range(2))
     again.clips = torch.cat(list(again.clips))
     assert again.train().state.history == toy.train().state.history
+
+
+def test_each_clip_is_denoised_by_its_own_denoiser(make_toy):
+    toy = make_toy(clips=((5, 4, 6), (6, 4, 6)))
+    asked = []
+
+    def denoiser_of(frames):
+        def denoise(x_t, sigma):
+            asked.append((frames, x_t.shape[2]))
+            return toy.denoise(x_t, sigma)
+
+        return denoise
+
+    def run(denoisers):
+        return train(denoisers, toy.clips, toy.phases, toy.adapter, settings(steps=8))
+
+    run([denoiser_of(5), denoiser_of(6)])
+    assert set(asked) == {(5, 5), (6, 6)}
+    with pytest.raises(ValueError, match="1 denoisers and 2 clips were given; one for all or one for each is needed"):
+        run([toy.denoise])
 
 
 @pytest.mark.parametrize("seed", [0, 5, 2**64 - 1])
