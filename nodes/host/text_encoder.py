@@ -67,11 +67,11 @@ def _check(weights: Mapping[str, Tensor], name: str) -> None:
         )
     # The host reads Stable Diffusion 2's encoder before its last layer, which diffusers' files therefore lack; the projection
     # makes the pooled output, which video UNets do not see.
-    unused = ["text_projection.weight", "logit_scale"]
+    optional = ["text_projection.weight"]
     if config is _CONFIGS[_CLIP_H]:
-        unused += [key for key in network.state_dict() if ".layers.23." in key]
-    needed = {key: tensor for key, tensor in network.state_dict().items() if key not in unused}
-    check_fit(needed, {key: tensor for key, tensor in weights.items() if key not in unused}, "text encoder")
+        optional += [key for key in network.state_dict() if ".layers.23." in key]
+    expected = {key: tensor for key, tensor in network.state_dict().items() if key not in optional or key in weights}
+    check_fit(expected, {key: tensor for key, tensor in weights.items() if key != "logit_scale"}, "text encoder")
 
 
 def width_of(clip: comfy.sd.CLIP) -> int:

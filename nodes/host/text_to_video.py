@@ -71,13 +71,20 @@ def load_files(
         ValueError: files that do not fit.
     """
     scheduler = {**_SCHEDULER, "prediction_type": prediction}
-    config = json.loads(read_metadata(unet).get("config", "{}"))
-    if "block_out_channels" in config:
-        source = "config from the file"
-    else:
+    config, source = _config_in(unet), "config from the file"
+    if "block_out_channels" not in config:
         config, source = unet3d_config_from_weights(read_weights(unet)), "config read from the shapes"
     model = load_model(unet, {**config, "fps": fps}, scheduler, dtype)
     return _fitted(model, load_clip(text_encoder), read_video_vae(vae), scheduler, source)
+
+
+def _config_in(path: Path) -> dict[str, Any]:
+    """diffusers' config in a file's metadata, or whatever other programs keep under that name; empty where it is no JSON object."""
+    try:
+        config = json.loads(read_metadata(path).get("config", "{}"))
+    except json.JSONDecodeError:
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def load_model(
