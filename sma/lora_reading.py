@@ -253,7 +253,7 @@ def _fitted(
 ) -> tuple[LowRank | None, MisShaped | None]:
     down, up = tensors[site.parts["down"]], tensors[site.parts["up"]]
     # Without an alpha loaders do not scale.
-    scale = float(tensors[site.parts["alpha"]]) / len(down) if "alpha" in site.parts and down.ndim else 1.0
+    scale = float(tensors[site.parts["alpha"]]) / len(down) if "alpha" in site.parts and down.numel() else 1.0
     return _product(down, up, scale, shape, (site.parts["down"], site.parts["up"]))
 
 
@@ -261,7 +261,7 @@ def _product(
     down: Tensor, up: Tensor, scale: float, shape: tuple[int, ...], keys: tuple[str, str]
 ) -> tuple[LowRank | None, MisShaped | None]:
     """The update of a weight [out, in, *kernel], or what does not fit. Flat and 1x1 forms of the same product are accepted."""
-    if down.ndim < 2 or down[0].numel() != math.prod(shape[1:]):
+    if down.ndim < 2 or not len(down) or down[0].numel() != math.prod(shape[1:]):
         return None, MisShaped(keys[0], tuple(down.shape), shape)
     rank = len(down)
     if up.ndim < 2 or len(up) != shape[0] or up[0].numel() != rank:

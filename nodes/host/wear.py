@@ -190,6 +190,9 @@ def _other_model(model: Any, network: nn.Module, lora: LoRASource, reading: Read
         here = family_of(network).name
     except ValueError:
         here = type(model.model).__name__
+    modules = dict(network.named_modules())
+    if halves := [layer for layer in reading.layers if layer in modules]:
+        return f"{lora.name} is incomplete: of {halves[0]} it lacks a factor. Download or export it again."
     made_for = lora.metadata.get("base_model")
     family = family_of_layers(reading.layers)
     example = f" ({reading.layers[0]}, ...)" if reading.layers else ""

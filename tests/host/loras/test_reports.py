@@ -60,6 +60,14 @@ def test_a_lora_of_another_size_is_refused_by_layer_and_shapes(wan, apply):
 def test_files_that_are_no_loras_are_refused(unet, lora_folder):
     with pytest.raises(ValueError, match=r"is no LoRA: its keys are like 'conv_in\.weight'"):
         unet.wear({"conv_in.weight": torch.ones(3)})
+    layer = "diffusion_model.conv_in"
+    for halves in ({f"{layer}.lora_A.weight": torch.ones(2, 4, 3, 3)}, {f"{layer}.alpha": torch.tensor(1.0)}):
+        with pytest.raises(ValueError, match=r"is incomplete: of conv_in it lacks a factor\. Download"):
+            unet.wear(halves)
+    no_rank = {f"{layer}.lora_A.weight": torch.ones(0, 4, 3, 3), f"{layer}.lora_B.weight": torch.ones(32, 0, 1, 1)}
+    for lora in (no_rank, no_rank | {f"{layer}.alpha": torch.tensor(1.0)}):
+        with pytest.raises(ValueError, match=r"conv_in\.lora_A\.weight is \[0, 4, 3, 3\], which does not fit"):
+            unet.wear(lora)
     with pytest.raises(
         ValueError, match=r"has keys for a text encoder only \(text_encoder\..*Use core's Load LoRA with the CLIP"
     ):
