@@ -44,14 +44,13 @@ def _table(lines: Sequence[Line]) -> str:
     for line in lines:
         if line["contender"] not in contenders:
             contenders.append(line["contender"])
-    # In the order of a first round, whichever round was there first.
-    contenders.sort(key=lambda contender: contender["loop"] == "ours")
+    contenders.sort(key=_place)
     own = [[line for line in lines if line["contender"] == contender] for contender in contenders]
-    rival = own[0] if contenders[0]["loop"] == "official" else None
+    rival = next((group for group in own if group[0]["contender"]["checkpoint"] == "as Show-1"), None)
     rows = [_COLUMNS, ("---",) * len(_COLUMNS), *(_row(group, rival) for group in own)]
     sizes = first["sizes"]
     size = _SIZES[first["size"]] + (f", {sizes['note']}" if sizes["note"] else "")
-    threads = f", {first['threads']} threads" if first["threads"] else ""
+    threads = f", {first['threads']} thread{'s' * (first['threads'] > 1)}" if first["threads"] else ""
     computes = sorted({f"{line['contender']['loop']} in {line['compute']}" for line in lines})
     return "\n".join(
         [
@@ -61,6 +60,12 @@ def _table(lines: Sequence[Line]) -> str:
             *(f"| {' | '.join(row)} |" for row in rows),
         ]
     )
+
+
+def _place(contender: Line) -> tuple:
+    """Sorts rows whichever was measured first: the official loop, then ours; in each the plainest first."""
+    plain = contender["spectral"] == "off", contender["checkpoint"] in ("as Show-1", "on")
+    return contender["loop"] == "ours", contender["storage"], *(not simple for simple in plain)
 
 
 def _row(lines: Sequence[Line], rival: Sequence[Line] | None) -> tuple[str, ...]:

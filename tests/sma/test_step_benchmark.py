@@ -74,14 +74,15 @@ def test_a_restart_runs_only_what_is_missing_for_the_same_size_device_and_steps(
 def test_the_table_pools_rounds_and_compares_with_the_official_loop():
     official, _, ours, sma, _ = step.contenders("zeroscope")
     lines = [
-        line(official, [4.0, 6.0], 8 * 10**9),
-        line(ours, [2.0, 3.0], 3 * 10**9),
         line(sma, [3.0, 3.0], 4 * 10**9, spectral_seconds=[0.03, 0.03]),
+        line(ours, [2.0, 3.0], 3 * 10**9),
+        line(official, [4.0, 6.0], 8 * 10**9),
         line(ours, [2.0, 2.0], 2 * 10**9, round=1),
     ]
     text = tables(lines)
     assert text.count("TOY SIZE") == 1
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in text.splitlines() if row.startswith("|")]
+    assert [row[0] + row[2] for row in cells[2:]] == ["officialofficial", "oursoff", "oursrepaired"]
     rows = {(row[0], row[2]): row[4:] for row in cells}
     assert rows["official", "official"] == ["1.5 M", "5 (4..6)", "1.00", "8.00", "1.00", ""]
     assert rows["ours", "off"][1:5] == ["2 (2..3)", "0.40", "3.00", "0.38"]
