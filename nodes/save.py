@@ -11,6 +11,7 @@ from ..sma.files import save_lora
 from ..sma.lora_formats import to_format
 from .host.paths import next_lora, shown
 from .host.progress import say
+from .training_options import named_after
 
 COMFYUI = "ComfyUI"
 FORMATS = {COMFYUI: "comfyui", "diffusers (PEFT)": "diffusers", "kohya": "kohya", "AnimateDiff-Evolved": "animatediff"}
@@ -78,6 +79,8 @@ class SaveMotionLoRA(io.ComfyNode):
         if FORMATS[format] == "animatediff":
             # As AnimateDiff-MotionDirector writes it.
             metadata["model_type"] = "motion_director"
+        if expert := metadata.get("expert"):
+            filename_prefix = named_after(filename_prefix, expert)
         path = next_lora(filename_prefix)
         save_lora(export.tensors, metadata, path)
         left_out = f", {export.left_out} outside motion modules left out" if export.left_out else ""

@@ -30,6 +30,11 @@ _RECORDED = (
 )
 
 
+def named_after(prefix: str, expert: str) -> str:
+    """A file name prefix that tells of which expert the file is."""
+    return f"{prefix}_{expert.replace(' ', '_')}"
+
+
 @dataclass(frozen=True)
 class TrainingOptions:
     """The widgets' values by name. Those with a default came later; prompts that were saved before lack them."""
@@ -60,7 +65,7 @@ class TrainingOptions:
     @property
     def prefix(self) -> str:
         """File name prefix; an expert's tells which it is."""
-        return self.save_prefix if self.expert == ONE_MODEL else f"{self.save_prefix}_{self.expert.replace(' ', '_')}"
+        return self.save_prefix if self.expert == ONE_MODEL else named_after(self.save_prefix, self.expert)
 
     def layers_of(self, network: nn.Module) -> list[str]:
         """Names of the layers to adapt. ValueError where the network has none of them."""

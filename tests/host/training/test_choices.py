@@ -38,6 +38,8 @@ def test_an_expert_learns_at_the_noise_it_serves_and_its_files_are_named_after_i
     assert any(f"{expert} expert, sigma " in line for line in said)
     saved = (Path(host.base) / "output" / "loras").glob(f"two_{low}_{name}_step00020*")
     assert len(list(saved)) == 1
+    host.call("SMA_SaveMotionLoRA", lora=lora, filename_prefix=f"kept_{low}")
+    assert list((Path(host.base) / "output" / "loras").glob(f"kept_{low}_{name}_*"))
     states = host.module("nodes.host.paths").saved_states()
     assert any(state.startswith(f"two_{low}_{name}") for state in states)
 
