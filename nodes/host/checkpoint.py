@@ -19,7 +19,7 @@ Forward = Callable[..., Any]
 def blocks_of(network: nn.Module, *, checkpoint: bool) -> Iterator[nn.Module]:
     """The parts of a network that need care in backward: transformer blocks, which may overwrite what they were given.
 
-    checkpoint: they are to run again. Then also what a UNet of ours names in ``run_again``, module lists at any depth.
+    checkpoint: they are to run again. Then also what a UNet of ours names in ``run_again``, modules and module lists at any depth.
     """
     for name, child in network.named_children():
         if name in _BLOCK_LISTS and isinstance(child, nn.ModuleList):
@@ -27,7 +27,7 @@ def blocks_of(network: nn.Module, *, checkpoint: bool) -> Iterator[nn.Module]:
     run_again = getattr(network, "run_again", ()) if checkpoint else ()
     for name, module in network.named_modules():
         if name.rpartition(".")[2] in run_again:
-            yield from module
+            yield from module if isinstance(module, nn.ModuleList) else (module,)
 
 
 def _copies_saved(weights: frozenset[int]) -> AbstractContextManager:

@@ -8,4 +8,4 @@ from .wrapped import HostNetwork
 
 class HostUNet3D(HostNetwork):
     build = staticmethod(build_unet3d)
-    run_again = ("resnets", "temp_convs", "attentions", "temp_attentions")
+    run_again = ("transformer_in", "resnets", "temp_convs", "attentions", "temp_attentions")
