@@ -1,17 +1,20 @@
-"""Writes the templates of real models from the one of the embedded model: python scripts/make_templates.py
+"""Writes the templates of real models from the one of the embedded model: python scripts/harness.py run scripts/make_templates.py
 
 Each is that graph with the model's loaders, an empty latent for sampling, and its own sizes, prompts and note; so a change of a node
-is drawn once, in the base. Afterwards `python scripts/harness.py twins` writes the API format that the tests run.
+is drawn once, in the base. Afterwards `python scripts/harness.py twins` writes the API format that the tests run. With --thumbnails it
+cuts the pictures out of the screenshots that the browser tests leave.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import sys
 import uuid
 from pathlib import Path
 from typing import Any
 
+from environment import CACHE
 from template_table import BACKBONES, Backbone, Loader
 
 WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
@@ -181,12 +184,16 @@ def two_experts(graph: Graph, backbone: Backbone) -> None:
         bounding[3] = 1240
 
     high, training, lora = (graph.node(kind) for kind in ("UNETLoader", "SMA_TrainMotionLoRA", "LoraModelLoader"))
-    low, low_training, low_lora = (graph.copy(node, "Low noise") for node in (high, training, lora))
-    for node in (high, training, lora):
-        node["title"] = "High noise"
+    names = ("Load Diffusion Model", "Train Motion LoRA", "Load LoRA Model")
+    first = (high, training, lora)
+    low, low_training, low_lora = (
+        graph.copy(node, f"{name}, low noise") for node, name in zip(first, names, strict=True)
+    )
+    for node, name in zip(first, names, strict=True):
+        node["title"] = f"{name}, high noise"
     low["pos"][1] = 700
     low_training["pos"][0] += 390
-    low_lora["pos"][1] = 530
+    low_lora["pos"][1] = 550
     set_widgets(low, {"unet_name": backbone.second.name})
     low["properties"]["models"] = [backbone.second._asdict()]
     set_widgets(training, {"expert": "high noise"})
@@ -202,7 +209,7 @@ def two_experts(graph: Graph, backbone: Backbone) -> None:
     latent = next(entry["link"] for entry in sampler["inputs"] if entry["name"] == "latent_image")
     source = graph.source(latent)
     for worn, noise, start, end, leftover, top in ends:
-        title = "High noise" if worn is lora else "Low noise"
+        title = f"KSampler, {'high' if worn is lora else 'low'} noise"
         stage = graph.add(new_node(graph.free_id(), "KSamplerAdvanced", (sampler["pos"][0], top), (290, 334), title))
         for name, kind in (("model", "MODEL"), ("positive", "CONDITIONING"), ("negative", "CONDITIONING")):
             stage["inputs"].append(socket(name, kind, None))
@@ -220,7 +227,7 @@ def two_experts(graph: Graph, backbone: Backbone) -> None:
     decode, empty = graph.node("VAEDecode"), graph.node("LatentMultiply")
     graph.link(*source, decode, "samples")
     graph.remove(sampler)
-    decode["pos"][1], empty["pos"] = 840, [lora["pos"][0], 680]
+    decode["pos"][1], empty["pos"] = 840, [lora["pos"][0], 720]
     graph.node("MarkdownNote")["pos"][1] = 920
 
 
@@ -250,7 +257,22 @@ def template(base: dict[str, Any], backbone: Backbone) -> dict[str, Any]:
     return graph.workflow
 
 
+def cut_thumbnails() -> None:
+    from PIL import Image
+
+    for backbone in BACKBONES:
+        path = WORKFLOWS / f"{backbone.name}-motion-transfer.jpg"
+        with Image.open(CACHE / "screenshots" / f"{path.stem}.png") as page:
+            # The page fits the graph into its middle.
+            left, top, right, bottom = 0.12, 0.20, 0.885, 0.785
+            box = (left * page.width, top * page.height, right * page.width, bottom * page.height)
+            graph = page.convert("RGB").crop(tuple(map(round, box)))
+            graph.resize((800, round(800 * graph.height / graph.width))).save(path, quality=82)
+
+
 def main() -> None:
+    if "--thumbnails" in sys.argv:
+        return cut_thumbnails()
     base = json.loads((WORKFLOWS / f"{BASE}.json").read_text())
     for backbone in BACKBONES:
         path = WORKFLOWS / f"{backbone.name}-motion-transfer.json"
