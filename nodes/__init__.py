@@ -7,7 +7,9 @@ from typing_extensions import override
 
 from .animatediff import LoadAnimateDiffModel
 from .clip import EmptyVideoLatent, LoadMotionClip
+from .inversion import InvertClip
 from .losses import AlignmentLoss, SpectralLoss
+from .noise import MotionNoise
 from .residuals import MotionResiduals
 from .save import SaveMotionLoRA
 from .sprites import LoadSpritesModel
@@ -31,6 +33,8 @@ class SpectralMotionExtension(ComfyExtension):
             TrainMotionLoRA,
             SaveMotionLoRA,
             LoadMotionLoRA,
+            InvertClip,
+            MotionNoise,
         ]
 
 

@@ -1,0 +1,78 @@
+"""The noise that a clip would have come from."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from .host import inversion_cache
+from .host.inversion import invert
+from .host.noise import video_samples
+from .host.progress import Progress, raise_if_cancelled, say
+
+
+class InvertClip(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SMA_InvertClip",
+            display_name="Invert Clip",
+            category="Spectral Motion/make",
+            description="The noise from which this model would make the clip (DDIM inversion; for flow models Euler's). New videos that start "
+            "from it, or from a part of it, take over the clip's layout and motion. Kept in temp/ until ComfyUI restarts.",
+            search_aliases=["ddim inversion", "unsample", "noise prior", "inverted latent", "rectified flow inversion"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model that will sample, with or without the motion LoRA."),
+                io.Latent.Input("latent", tooltip="The clip, encoded by the VAE of this model."),
+                io.Conditioning.Input(
+                    "positive",
+                    tooltip="Prompt of the way up. The papers leave it empty, so that the new prompt meets no other. No guidance is used.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=50,
+                    min=1,
+                    max=999,
+                    tooltip="Network calls; more come closer to the clip. VMC takes 75, MotionDirector 50.",
+                ),
+                io.Int.Input(
+                    "refinements",
+                    default=0,
+                    min=0,
+                    max=20,
+                    advanced=True,
+                    tooltip="Extra network calls per step that make sampling lead back to the clip (fixed-point iteration). 0 as in the papers; "
+                    "1 to 3 where the clip does not come back.",
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(
+                    display_name="inverted",
+                    tooltip="Noise, to Motion Noise. Not a picture: a VAE cannot decode it.",
+                )
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, latent: dict, positive: list, steps: int, refinements: int) -> io.NodeOutput:
+        samples, node_id = video_samples(latent), cls.hidden.unique_id
+        kept = inversion_cache.cache_file(model, samples, positive, steps, refinements)
+        started = time.monotonic()
+        inverted = inversion_cache.read(kept)
+        how = "from cache"
+        if inverted is None:
+            progress = Progress(model, steps, node_id)
+
+            def on_step(step: int, _: Tensor, x0_hat: Tensor) -> None:
+                progress.update(step, f"step {step}/{steps}", x0_hat)
+                raise_if_cancelled()
+
+            inverted = invert(model, samples, positive, steps=steps, refinements=refinements, on_step=on_step)
+            inversion_cache.write(kept, inverted)
+            how = f"{steps} steps in {time.monotonic() - started:.0f} s"
+        say(node_id, f"{how}; standard deviation {inverted.std(correction=0):.2f} (noise has 1)")
+        return io.NodeOutput({"samples": inverted})
