@@ -26,7 +26,7 @@ from ...sma.networks.animatediff import (
 )
 from .diffusers_folder import component_config, folder_path, read_json, sampling_of, scheduler_config
 from .text_encoder import load_clip
-from .video_vae import VideoVAE, load_video_vae
+from .video_vae import VideoVAE, read_video_vae
 from .weights import find_weights, read_weights
 from .wrapped import HostNetwork, SD15Video, model_from_network
 
@@ -85,9 +85,7 @@ class Checkpoint:
         return clip
 
     def vae(self) -> VideoVAE:
-        prefix = comfy.supported_models.SD15.vae_key_prefix[0]
-        weights = read_weights(self.path)
-        return load_video_vae({name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)})
+        return read_video_vae(self.path, prefix=comfy.supported_models.SD15.vae_key_prefix[0])
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,7 @@ class Folder:
 
     def vae(self) -> VideoVAE:
         folder = folder_path(self.name)
-        return load_video_vae(read_weights(find_weights(folder / "vae")), component_config(folder, "vae"))
+        return read_video_vae(find_weights(folder / "vae"), component_config(folder, "vae"))
 
 
 def motion_modules() -> list[str]:

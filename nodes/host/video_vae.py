@@ -54,16 +54,26 @@ def _latent_by_latent(decode: Any, latents: Tensor) -> Tensor:
     return images.unflatten(0, (latents.shape[0], latents.shape[2]))
 
 
-def read_video_vae(path: Path, config: Mapping[str, Any] | None = None) -> VideoVAE:
-    """A VAE from its file, see :func:`load_video_vae`; the host can load it again."""
-    vae = load_video_vae(read_weights(path), config)
-    vae.patcher.cached_patcher_init = (_read_patcher, (path, config))
+def read_video_vae(path: Path, config: Mapping[str, Any] | None = None, prefix: str = "") -> VideoVAE:
+    """A VAE from its file, see :func:`load_video_vae`; the host can load it again.
+
+    prefix: of the VAE's tensors in a file that holds more.
+
+    Raises:
+        ValueError: as there, or a file without such tensors.
+    """
+    tensors = read_weights(path).items()
+    weights = {name.removeprefix(prefix): tensor for name, tensor in tensors if name.startswith(prefix)}
+    if not weights:
+        raise ValueError(f"{path.name} holds no VAE. Choose a whole checkpoint.")
+    vae = load_video_vae(weights, config)
+    vae.patcher.cached_patcher_init = (_read_patcher, (path, config, prefix))
     return vae
 
 
-def _read_patcher(path: Path, config: Mapping[str, Any] | None, disable_dynamic: bool = False) -> Any:
+def _read_patcher(path: Path, config: Mapping[str, Any] | None, prefix: str, disable_dynamic: bool = False) -> Any:
     # As with the host's own VAEs, how its weights are placed is not for the caller to choose.
-    return read_video_vae(path, config).patcher
+    return read_video_vae(path, config, prefix).patcher
 
 
 def load_video_vae(weights: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> VideoVAE:

@@ -143,7 +143,11 @@ def motion_module_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def adapter_config_from_weights(weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The config of the MotionAdapter these weights are of, see :func:`motion_module_weights`, read from their shapes."""
+    """The config of the MotionAdapter these weights are of, see :func:`motion_module_weights`, read from their shapes.
+
+    Raises:
+        ValueError: weights of its later blocks alone.
+    """
     widths: dict[int, int] = {}
     blocks: dict[tuple[str, int], list[int]] = {}  # side and level -> transformer blocks of each of its motion modules
     frames = DEFAULT_FRAMES
@@ -156,6 +160,8 @@ def adapter_config_from_weights(weights: Mapping[str, Tensor]) -> dict[str, Any]
             modules += [0] * (module + 1 - len(modules))
             modules[module] += 1
             frames = weights[name.replace("norm1.weight", "pos_embed.pe")].shape[1]
+    if not widths:
+        raise ValueError("The motion module has no down blocks, so it is not whole. Download it again.")
     levels = sorted(widths)
     mid = blocks.get(("mid", 0), [])
     return {

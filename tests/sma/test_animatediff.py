@@ -220,6 +220,9 @@ def test_motion_modules_of_other_networks_are_refused(changes, message):
 def test_files_without_a_motion_module_are_refused():
     with pytest.raises(ValueError, match="None of the file's 1 tensors is of an AnimateDiff motion module"):
         motion_module_weights({"conv_in.weight": torch.zeros(1)})
+    half = motion_module_weights({"up_blocks.0.motion_modules.0.transformer_blocks.0.norm1.weight": torch.ones(8)})
+    with pytest.raises(ValueError, match="has no down blocks, so it is not whole"):
+        adapter_config_from_weights(half)
 
 
 @pytest.mark.parametrize("layout, modules", [("v1", 20), ("v2", 21), ("v3", 20)])

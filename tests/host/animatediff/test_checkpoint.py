@@ -96,3 +96,25 @@ def test_one_file_and_a_folder_of_the_same_weights_are_one_network(host, models,
     # The folder's config also tells a size for pipelines.
     configs = [dict(network._network.config) | {"sample_size": None} for network in networks]
     assert configs[0] == configs[1]
+
+
+def test_the_host_can_load_text_encoder_and_vae_again(still):
+    """As a second device, or weights that shall stay in place, need it."""
+    (_, clip, vae), _ = still
+    for patcher in (clip.patcher, vae.patcher):
+        function, arguments, *_ = patcher.cached_patcher_init
+        with torch.inference_mode():
+            again = function(*arguments, disable_dynamic=True)
+        before, after = patcher.model.state_dict(), again.model.state_dict()
+        assert before.keys() == after.keys() and len(before) > 100
+        read = [name for name in before if "projection" not in name]  # which the file lacks and nothing reads
+        assert all(torch.equal(before[name], after[name]) for name in read)
+
+
+def test_a_checkpoint_of_a_network_alone_is_refused_by_the_part_that_is_missing(host, models):
+    tiny.write_checkpoint(models, "alone.safetensors", whole=False)
+    alone = host.module("nodes.host.animatediff").Checkpoint("alone.safetensors")
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"alone\.safetensors holds no VAE\. Choose a whole"):
+        alone.vae()
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"alone\.safetensors holds no text encoder\. Choose"):
+        alone.clip()
