@@ -33,19 +33,18 @@ class InvertClip(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "steps",
-                    default=50,
+                    default=25,
                     min=1,
                     max=999,
-                    tooltip="Network calls; more come closer to the clip. VMC takes 75, MotionDirector 50.",
+                    tooltip="From clip to noise. About as many as sampling will take.",
                 ),
                 io.Int.Input(
                     "refinements",
-                    default=0,
+                    default=1,
                     min=0,
                     max=20,
-                    advanced=True,
-                    tooltip="Extra network calls per step that make sampling lead back to the clip (fixed-point iteration). 0 as in the papers; "
-                    "1 to 3 where the clip does not come back.",
+                    tooltip="Extra network calls per step that make sampling lead back to the clip (fixed-point iteration). The papers have 0 "
+                    "and 50 to 75 steps; on sprites 25 steps with 1 cost as much as 50 with 0 and come back twice as close.",
                 ),
             ],
             outputs=[
