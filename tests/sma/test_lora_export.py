@@ -163,7 +163,7 @@ def test_state_of_other_layers_or_rank_is_refused_whole(network):
         ({"names": ["inner.0", "inner.1"], "groups": None}, "inner.1 is a SiLU; LoRA needs a linear or convolution"),
         ({"names": [*NAMES, "inner.0"], "groups": None}, "'inner.0' is selected 2 times and in groups 2 times"),
         ({"groups": {"a": ["inner.0"]}}, "'inner.2' is selected 1 times and in groups 0 times"),
-        ({"groups": {"a": NAMES, "b": ["inner.2"]}}, "'inner.2' is selected 1 times and in groups 2 times"),
+        ({"groups": {"a": [*NAMES, "inner.2"]}}, "'inner.2' is selected 1 times and in groups 2 times"),
         ({"groups": GROUPS | {"b": ["inner.9"]}}, "'inner.9' is selected 0 times and in groups 1 times"),
         ({"rank": 0}, "rank is 0; it must be at least 1"),
         ({"rank": 2.5}, "rank is 2.5; it must be a whole number"),
