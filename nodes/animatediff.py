@@ -7,6 +7,7 @@ from comfy_api.latest import io
 
 from .host import animatediff
 from .host.diffusers_folder import model_folders
+from .host.paths import or_hint
 from .host.progress import say
 from .host.wrapped import STORAGE
 
@@ -31,8 +32,9 @@ class LoadAnimateDiffModel(io.ComfyNode):
                             [
                                 io.Combo.Input(
                                     "checkpoint",
-                                    options=folder_paths.get_filename_list("checkpoints")
-                                    or ["nothing found in models/checkpoints"],
+                                    options=or_hint(
+                                        folder_paths.get_filename_list("checkpoints"), "models/checkpoints"
+                                    ),
                                     tooltip="A single file in models/checkpoints.",
                                 )
                             ],
@@ -42,8 +44,7 @@ class LoadAnimateDiffModel(io.ComfyNode):
                             [
                                 io.Combo.Input(
                                     "folder",
-                                    options=model_folders("UNet2DConditionModel")
-                                    or ["nothing found in models/diffusers"],
+                                    options=or_hint(model_folders("UNet2DConditionModel"), "models/diffusers"),
                                     tooltip="A folder in models/diffusers with unet, vae, text_encoder and scheduler in it.",
                                 )
                             ],
@@ -52,7 +53,7 @@ class LoadAnimateDiffModel(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "motion_module",
-                    options=animatediff.motion_modules() or ["nothing found in models/animatediff_models"],
+                    options=or_hint(animatediff.motion_modules(), "models/animatediff_models"),
                     tooltip="A file in models/animatediff_models, such as v3_sd15_mm.ckpt or mm_sd_v15_v2.ckpt, or a MotionAdapter folder in "
                     "models/diffusers. v1 modules take at most 24 frames, v2 and v3 take 32.",
                 ),

@@ -11,6 +11,7 @@ from comfy_api.latest import io
 from ..sma.networks.unet3d import DEFAULT_FPS
 from .host import text_to_video
 from .host.diffusers_folder import model_folders
+from .host.paths import or_hint
 from .host.progress import say
 from .host.wrapped import STORAGE
 
@@ -18,13 +19,8 @@ FOLDER = "diffusers folder"
 FILES = "single files"
 
 
-def _or_hint(choices: list[str], place: str) -> list[str]:
-    """An empty list would leave a widget that says nothing."""
-    return choices or [f"nothing found in {place}"]
-
-
 def _file(input_id: str, folder: str, tooltip: str) -> io.Input:
-    names = _or_hint(folder_paths.get_filename_list(folder), f"models/{folder}")
+    names = or_hint(folder_paths.get_filename_list(folder), f"models/{folder}")
     return io.Combo.Input(input_id, options=names, tooltip=tooltip)
 
 
@@ -52,7 +48,7 @@ class LoadTextToVideoModel(io.ComfyNode):
                             [
                                 io.Combo.Input(
                                     "folder",
-                                    options=_or_hint(model_folders(*text_to_video.NETWORKS), "models/diffusers"),
+                                    options=or_hint(model_folders(*text_to_video.NETWORKS), "models/diffusers"),
                                     tooltip="A folder with model_index.json, unet, vae, text_encoder and scheduler that you copied "
                                     "into ComfyUI's models/diffusers. Prediction and betas are read from its scheduler.",
                                 )

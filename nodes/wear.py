@@ -31,7 +31,7 @@ class LoadMotionLoRA(io.ComfyNode):
                             [
                                 io.Combo.Input(
                                     "file",
-                                    options=paths.saved_loras() or ["nothing found in models/loras and output/loras"],
+                                    options=paths.or_hint(paths.saved_loras(), "models/loras and output/loras"),
                                     tooltip="A LoRA under models/loras or output/loras. Pickles (.pt, .ckpt, .bin) are read without running "
                                     "code.",
                                 )

@@ -24,6 +24,7 @@ from ...sma.networks.animatediff import (
     motion_module_weights,
     unet_motion_config,
 )
+from . import wrapped
 from .diffusers_folder import component_config, folder_path, read_json, sampling_of, scheduler_config
 from .text_encoder import load_clip
 from .video_vae import VideoVAE, read_video_vae
@@ -146,11 +147,8 @@ def load_model(
 
 def describe(model: ModelPatcher) -> str:
     """What was loaded, in one line, e.g. "AnimateDiff 320-640-1280-1280, 1312 M parameters, float16, at most 32 frames"."""
-    config = model.model.model_config.unet_config["config"]
-    size = comfy.utils.calculate_parameters(model.model.diffusion_model.state_dict()) / 1e6
-    widths, frames = "-".join(map(str, config["block_out_channels"])), config["motion_max_seq_length"]
-    kept = str(model.model.get_dtype()).removeprefix("torch.")
-    return f"AnimateDiff {widths}, {size:.{0 if size >= 10 else 1}f} M parameters, {kept}, at most {frames} frames"
+    frames = model.model.model_config.unet_config["config"]["motion_max_seq_length"]
+    return f"{wrapped.describe(model)}, at most {frames} frames"
 
 
 def _read_motion_module(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:

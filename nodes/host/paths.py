@@ -1,4 +1,4 @@
-"""Where the pack writes: LoRAs under output/loras, where the host's LoRA pickers look, and training states elsewhere."""
+"""The files the pack offers and writes: LoRAs under output/loras, where the host's LoRA pickers look, and training states elsewhere."""
 
 from __future__ import annotations
 
@@ -29,6 +29,11 @@ def next_lora(prefix: str) -> Path:
 
 def next_state(prefix: str) -> Path:
     return _next_file(_STATES, prefix)
+
+
+def or_hint(choices: list[str], place: str) -> list[str]:
+    """Choices of a widget; where there are none, the place to put files in, as an empty list would say nothing."""
+    return choices or [f"nothing found in {place}"]
 
 
 def saved_loras() -> list[str]:

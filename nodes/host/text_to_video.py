@@ -11,7 +11,6 @@ from typing import Any
 
 import comfy.model_patcher
 import comfy.sd
-import comfy.utils
 import torch
 
 from ...sma.networks.unet3d import DEFAULT_FPS, unet3d_config_from_weights
@@ -20,7 +19,7 @@ from .text_encoder import load_clip, width_of
 from .unet3d import HostUNet3D
 from .video_vae import VideoVAE, read_video_vae
 from .weights import find_weights, read_metadata, read_weights
-from .wrapped import SD15Video, model_from_network
+from .wrapped import SD15Video, describe, model_from_network
 
 # The second is what VideoCrafter2's own pipeline calls its UNet.
 NETWORKS = ("UNet3DConditionModel", "UNet3DVideoCrafterConditionModel")
@@ -125,15 +124,9 @@ def _fitted(model: Any, clip: comfy.sd.CLIP, vae: VideoVAE, scheduler: Mapping[s
             f"The VAE makes {vae.latent_channels} channels and the network takes {latent}. "
             "Choose the VAE that was published with the model."
         )
-    network = model.model
-    size = comfy.utils.calculate_parameters(network.diffusion_model.state_dict()) / 1e6
-    kept, computed = (
-        str(dtype).removeprefix("torch.") for dtype in (network.get_dtype(), network.get_dtype_inference())
-    )
     told = f"told {config['fps']:g} fps; " if config.get("fps_cond") else ""
     report = (
-        f"UNet3D {'-'.join(map(str, config['block_out_channels']))}, {size:.{0 if size >= 10 else 1}f} M parameters, {kept}"
-        f"{'' if kept == computed else f' (computed in {computed})'}, predicts {scheduler.get('prediction_type', 'epsilon')}, "
+        f"{describe(model)}, predicts {scheduler.get('prediction_type', 'epsilon')}, "
         f"{scheduler.get('beta_schedule', 'linear')} betas; {told}{source}"
     )
     return TextToVideo(model, clip, vae, report)

@@ -159,3 +159,16 @@ def model_from_network(
     patcher = patcher_class(model, load_device=load_device, offload_device=offload_device)
     patcher.cached_patcher_init = (reload, ())
     return patcher
+
+
+def describe(model: comfy.model_patcher.ModelPatcher) -> str:
+    """A MODEL of :func:`model_from_network` in a few words, e.g. "UNet3D 320-640-1280-1280, 1412 M parameters, float16"; what it is
+    computed in follows where that is something else."""
+    network = model.model
+    widths = "-".join(map(str, network.model_config.unet_config["config"]["block_out_channels"]))
+    size = comfy.utils.calculate_parameters(network.diffusion_model.state_dict()) / 1e6
+    kept, computed = (
+        str(dtype).removeprefix("torch.") for dtype in (network.get_dtype(), network.get_dtype_inference())
+    )
+    text = f"{type(network).__name__} {widths}, {size:.{0 if size >= 10 else 1}f} M parameters, {kept}"
+    return text if kept == computed else f"{text} (computed in {computed})"

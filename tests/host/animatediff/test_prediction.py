@@ -75,7 +75,7 @@ def test_core_nodes_make_a_video_with_it(host, models, case):
         "SMA_LoadAnimateDiffModel", base=base, motion_module=case.motion_module, weights="bfloat16"
     )
     line = case.module.describe(model)
-    assert line == "AnimateDiff 32-64, 1.5 M parameters, bfloat16, at most 32 frames"
+    assert line == "AnimateDiff 32-64, 1.5 M parameters, bfloat16 (computed in float32), at most 32 frames"
     (prompt,) = host.call("CLIPTextEncode", clip=clip, text="a cat")
     frames = torch.rand(3, 64, 64, 3, generator=torch.Generator().manual_seed(0))
     (latent,) = host.call("VAEEncode", pixels=frames, vae=vae)
