@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .checks import check_frames
 from .lora import Adapter
-from .plan import Phase, TrainingSettings
+from .plan import Phase, TrainingSettings, of_clip
 from .prediction import Prediction, add_noise
 from .residuals import at_least_float32
 from .state import Snapshot, StepRecord, TrainingState
@@ -66,7 +66,9 @@ def train(
             gradients; those would only pile up there.
         clips: clean clips [1, C, F, H, W] in the model's latent space, F >= 2, or all as one tensor [N, C, F, H, W];
             each forward draws one.
-        phases: run one after the other in every step; all backwards come before the optimizer's step.
+        phases: run one after the other in every step, each with noise of its own, all on the clip that the forward drew; all
+            backwards come before the optimizer's step. What a phase has no gradient for (the group of another clip) is
+            left alone by that step.
         adapter: attached to the network behind ``denoise``; left in evaluation mode with all groups on.
         masks: where the denoising loss looks, one per clip: None, or 0 or above and broadcastable to [1, 1, F, H, W].
         state: where an earlier run stopped, at most ``settings.steps`` steps on.
@@ -94,6 +96,7 @@ def train(
             f"{len(denoisers)} denoisers and {len(clips)} clips were given; one for all or one for each is needed."
         )
     bound = [[phase.loss.bind(clip) if phase.frames == "all" else phase.loss for phase in phases] for clip in clips]
+    apart = [adapter.parameters(groups) for groups in _learning_apart(phases, len(clips), adapter)]
     optimizer = torch.optim.AdamW(adapter.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     generator = torch.Generator().manual_seed(settings.seed ^ _RUN)
     history = [] if state is None else state.restore(adapter, optimizer, generator)
@@ -113,7 +116,14 @@ def train(
             total, terms = 0.0, {}
             for _ in range(settings.accumulation):
                 index = int(torch.randint(len(clips), (), generator=generator))
+                out = _sitting_out(settings.group_dropout, index, generator)
                 for phase, loss in zip(phases, bound[index], strict=True):
+                    learning = phase.learns(index, adapter.groups) - out
+                    if not learning:
+                        continue
+                    on = phase.on(index, adapter.groups) - out
+                    adapter.enable(**{group: group in on for group in adapter.groups})
+                    adapter.freeze(**{group: group not in learning for group in adapter.groups})
                     prediction = _predict(
                         denoisers[index], clips[index], masks[index], phase, adapter, settings, generator
                     )
@@ -126,7 +136,7 @@ def train(
                     for name, value in values.items():
                         terms[name] = terms.get(name, ()) + tuple(zip(sigmas, value.tolist(), strict=True))
             limit = settings.clip_norm if settings.clip_norm > 0 else math.inf
-            norm = float(torch.nn.utils.clip_grad_norm_(adapter.parameters(), limit))
+            norm = math.hypot(*(float(torch.nn.utils.clip_grad_norm_(part, limit)) for part in apart))
             _require_finite(norm, "gradient norm", step, kept)
             optimizer.param_groups[0]["lr"] = rate = settings.learning_rate_at(step)
             before = Snapshot.of(adapter, optimizer, generator_state)
@@ -146,6 +156,7 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         adapter.train(False)
         adapter.enable(**dict.fromkeys(adapter.groups, True))
+        adapter.freeze(**dict.fromkeys(adapter.groups, False))
         if not finished and on_stop is not None:
             on_stop(capture())
     return TrainingResult(capture())
@@ -169,8 +180,12 @@ def _check(
         )
     if not clips or not phases:
         raise ValueError(f"There are {len(clips)} clips and {len(phases)} phases; at least 1 of both is needed.")
-    for phase in phases:
-        adapter.check_groups(phase.groups or ())
+    for clip in range(len(clips)):
+        resting = {of_clip(group, clip) for group in settings.group_dropout}
+        learning = set().union(*(phase.learns(clip, adapter.groups) for phase in phases))
+        adapter.check_groups(resting.union(learning, *(phase.on(clip, adapter.groups) for phase in phases)))
+        if learning <= resting:
+            raise ValueError("A step could train nothing; let a group learn that never sits out.")
     for clip in clips:
         if clip.ndim != 5 or clip.shape[0] != 1:
             raise ValueError(
@@ -179,6 +194,23 @@ def _check(
         check_frames(clip.shape[2])
         if not torch.isfinite(clip).all():
             raise ValueError("The clip holds NaN or infinite values; finite ones are needed. Encode the clip again.")
+
+
+def _sitting_out(shares: Mapping[str, float], clip: int, generator: torch.Generator) -> set[str]:
+    """Groups that are off in all phases of a forward. Draws nothing where none ever is."""
+    return {
+        of_clip(group, clip) for group, share in shares.items() if float(torch.rand((), generator=generator)) < share
+    }
+
+
+def _learning_apart(phases: Sequence[Phase], clips: int, adapter: Adapter) -> list[set[str]]:
+    """The groups that learn, in sets of which no phase trains two: what one phase learns must not be clipped for another."""
+    apart: list[set[str]] = []
+    for phase in phases:
+        groups = set().union(*(phase.learns(clip, adapter.groups) for clip in range(clips)))
+        meeting = [other for other in apart if other & groups]
+        apart = [other for other in apart if other not in meeting] + [groups.union(*meeting)]
+    return apart
 
 
 def _fitting(masks: Sequence[Tensor | None] | None, clips: Sequence[Tensor]) -> list[Tensor | None]:
@@ -235,7 +267,6 @@ def _predict(
     sigma = torch.tensor([settings.sigma_at(float(level)) for level in levels], dtype=x0.dtype, device=x0.device)
     noise = torch.randn(x0.shape, generator=generator).to(x0)
     adapter.dropout_seed = int(torch.randint(2**31, (), generator=generator))
-    adapter.enable(**{group: phase.groups is None or group in phase.groups for group in adapter.groups})
     x_t = add_noise(x0, noise, sigma, settings.kind)
     x0_hat = denoise(x_t, sigma)
     if x0_hat.shape != x0.shape:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -68,7 +68,7 @@ class Toy:
 
 @pytest.fixture
 def make_toy() -> Callable[..., Toy]:
-    """make_toy(kind="flow", seed=0, dropout=0.0, clips=((5, 4, 6),), phases=None): `seed` is the fresh adapter's."""
+    """make_toy(kind="flow", seed=0, dropout=0.0, clips=((5, 4, 6),), phases=None, groups=GROUPS): `seed` is the fresh adapter's."""
 
     def make(
         kind: Kind = "flow",
@@ -77,6 +77,7 @@ def make_toy() -> Callable[..., Toy]:
         dropout: float = 0.0,
         clips: Sequence[tuple[int, int, int]] = ((5, 4, 6),),
         phases: Sequence[Phase] | None = None,
+        groups: Mapping[str, Sequence[str]] = GROUPS,
     ) -> Toy:
         source = torch.Generator().manual_seed(40)
         network = nn.Sequential(
@@ -90,7 +91,7 @@ def make_toy() -> Callable[..., Toy]:
             rank=3,
             alpha=3.0,
             dropout=dropout,
-            groups=GROUPS,
+            groups=groups,
             generator=torch.Generator().manual_seed(seed),
         )
         tensors = [torch.randn(1, 3, *shape, generator=source) for shape in clips]

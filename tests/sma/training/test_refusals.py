@@ -108,9 +108,23 @@ def test_denoiser_of_another_shape_or_without_gradient_is_refused(make_toy, plai
     toy.meddle = lambda number, answer: answer.detach()
     with pytest.raises(ValueError, match="No adapter layer that is switched on takes part in the denoising. Choose"):
         toy.train()
-    toy = make_toy(phases=[Phase(plain_loss, groups=())])
-    with pytest.raises(ValueError, match="No adapter layer that is switched on"):
-        toy.train()
+
+
+def test_phases_in_which_nothing_can_learn_are_refused(make_toy, plain_loss):
+    with pytest.raises(ValueError, match="A step could train nothing; let a group learn that never sits out"):
+        make_toy(phases=[Phase(plain_loss, groups=())]).train()
+    with pytest.raises(ValueError, match="A step could train nothing"):
+        make_toy(phases=[Phase(plain_loss, groups=("spatial",))]).train(group_dropout={"spatial": 0.5})
+    with pytest.raises(ValueError, match="'temporal' shall learn in a phase that has it off; add it to groups"):
+        Phase(plain_loss, groups=("spatial",), learning=("temporal",))
+    with pytest.raises(ValueError, match="learning is 'spatial'; give a tuple of names"):
+        Phase(plain_loss, learning="spatial")
+    with pytest.raises(ValueError, match="'spatial 0' sits out a share of 1.0; it must be at least 0 and below 1"):
+        make_toy().train(group_dropout={"spatial 0": 1.0})
+    with pytest.raises(ValueError, match="no group 'spatial 0'"):
+        make_toy(phases=[Phase(plain_loss, groups=("spatial {clip}",))]).train()
+    with pytest.raises(ValueError, match="no group 'spacial'"):
+        make_toy().train(group_dropout={"spacial": 0.5})
 
 
 @pytest.mark.parametrize(
