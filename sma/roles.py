@@ -24,11 +24,13 @@ class Family:
         signature: a pattern; a network with a module name that matches fully is of this family.
         roles: role -> pattern over module names (full match) of the linear and convolution layers that play it.
         motion: the roles adapted by default, because motion lives there.
+        looks: the roles that MotionDirector's spatial path adapts, because what single frames show lives there.
         joint: attention runs over space and time together, so no layer is about motion alone.
         temporal: frames that one latent frame stands for; the first stands for itself, so clips have 1 + n * temporal frames.
         spatial: side, in pixels, of what the family's usual VAE makes one latent pixel.
         patch: side, in latent pixels, of what the network makes one token.
         blocks: names of the module lists that hold its blocks, in the order they run; they are numbered through.
+        over_time: a pattern over the modules that do nothing but mix frames; of one frame each is to be the identity.
         positions: a pattern over buffers [1, F, width] of which the shortest bounds the frames, if the network has such.
         variant: which member of the family a network is.
     """
@@ -37,11 +39,13 @@ class Family:
     signature: str
     roles: dict[str, str]
     motion: tuple[str, ...]
+    looks: tuple[str, ...]
     joint: bool = False
     temporal: int = 1
     spatial: int = 8
     patch: int = 1
     blocks: tuple[str, ...] = ()
+    over_time: str = ""
     positions: str = ""
     variant: Callable[[nn.Module], str] | None = None
 
@@ -66,6 +70,8 @@ FAMILIES = (
         roles={
             # MotionDirector's temporal sites are attn1, attn2 and ff; proj_in and proj_out belong to the same transformer.
             "temporal attention": r".*temp_attentions\.\d+\.(proj_in|proj_out|transformer_blocks\.\d+\.attn[12]\.to_(q|k|v|out\.0))",
+            # What VMC trains.
+            "temporal q, k, v": r".*temp_attentions\.\d+\.transformer_blocks\.\d+\.attn[12]\.to_[qkv]",
             "temporal feed-forward": r".*temp_attentions\.\d+\.transformer_blocks\.\d+\.ff\.net\.(0\.proj|2)",
             # Without a frame-position embedding temporal attention cannot tell frame order; only these convolutions can.
             "temporal convolution": r".*temp_convs\.\d+\.conv\d\.\d+",
@@ -75,6 +81,8 @@ FAMILIES = (
             "feed-forward": r".*\.attentions\.\d+\.transformer_blocks\.\d+\.ff\.net\.(0\.proj|2)",
         },
         motion=("temporal attention", "temporal feed-forward", "temporal convolution", "temporal input"),
+        looks=("spatial attention", "feed-forward"),
+        over_time=r"transformer_in|.*\.temp_(convs|attentions)\.\d+",
     ),
     Family(
         name="AnimateDiff",
@@ -82,6 +90,7 @@ FAMILIES = (
         roles={
             # The sites that MotionDirector's AnimateDiff port trains; files for AnimateDiff-Evolved hold no others.
             "temporal attention": r".*motion_modules\.\d+\.transformer_blocks\.\d+\.attn[12]\.to_(q|k|v|out\.0)",
+            "temporal q, k, v": r".*motion_modules\.\d+\.transformer_blocks\.\d+\.attn[12]\.to_[qkv]",
             "temporal feed-forward": r".*motion_modules\.\d+\.transformer_blocks\.\d+\.ff\.net\.(0\.proj|2)",
             "temporal projection": r".*motion_modules\.\d+\.proj_(in|out)",
             "spatial attention": r".*\.attentions\.\d+\.transformer_blocks\.\d+\.attn1\.to_(q|k|v|out\.0)",
@@ -90,6 +99,8 @@ FAMILIES = (
             "spatial projection": r".*\.attentions\.\d+\.proj_(in|out)",
         },
         motion=("temporal attention", "temporal feed-forward"),
+        looks=("spatial attention", "cross-attention", "feed-forward", "spatial projection"),
+        over_time=r".*motion_modules\.\d+",
         positions=r".*motion_modules\.\d+\.transformer_blocks\.\d+\.pos_embed\.pe",
     ),
     Family(
@@ -101,6 +112,7 @@ FAMILIES = (
             "feed-forward": r"blocks\.\d+\.ffn\.(0|2)",
         },
         motion=("self-attention",),
+        looks=("self-attention", "feed-forward"),
         joint=True,
         temporal=4,
         patch=2,
@@ -116,6 +128,7 @@ FAMILIES = (
             "feed-forward": r"transformer_blocks\.\d+\.ff\.net\.(0\.proj|2)",
         },
         motion=("self-attention",),
+        looks=("self-attention", "feed-forward"),
         joint=True,
         temporal=8,
         spatial=32,
@@ -132,6 +145,7 @@ FAMILIES = (
             "fused attention": r"single_blocks\.\d+\.linear[12]",
         },
         motion=("self-attention", "fused attention"),
+        looks=("self-attention", "feed-forward", "fused attention"),
         joint=True,
         temporal=4,
         patch=2,
@@ -172,7 +186,7 @@ def _plays_any(family: Family, name: str) -> bool:
 
 
 def layers_of(network: nn.Module, role: str) -> list[str]:
-    """Names of the layers that play a role: one of the family's own, ``"motion"`` (its default) or ``"everything"``.
+    """Names of the layers that play a role: one of the family's own, ``"motion"`` (its default), ``"looks"`` or ``"everything"``.
 
     Raises:
         ValueError: the family is unknown, lacks the role, or no module of the network matches.
@@ -180,6 +194,8 @@ def layers_of(network: nn.Module, role: str) -> list[str]:
     family = family_of(network)
     if role == "motion":
         patterns: Iterable[str] = [family.roles[name] for name in family.motion]
+    elif role == "looks":
+        patterns = [family.roles[name] for name in family.looks]
     elif role == "everything":
         patterns = family.roles.values()
     elif role in family.roles:
@@ -241,7 +257,7 @@ def check_frames(network: nn.Module, frames: int) -> None:
     Raises:
         ValueError: the network's table of frame positions is shorter.
     """
-    family = _known_family(network)
+    family = known_family(network)
     if family is None or not family.positions:
         return
     tables = (buffer for name, buffer in network.named_buffers() if re.fullmatch(family.positions, name))
@@ -254,7 +270,7 @@ def check_frames(network: nn.Module, frames: int) -> None:
 
 def variant_of(network: nn.Module) -> str:
     """Which member of its family a network is, such as ``"2.1 t2v"``; "" where the family is unknown or has but one."""
-    family = _known_family(network)
+    family = known_family(network)
     return family.variant(network) if family is not None and family.variant is not None else ""
 
 
@@ -262,7 +278,7 @@ def describe(network: nn.Module, names: Iterable[str], latent_frames: int, frame
     """One line on what is adapted, e.g. "Wan 2.1 t2v, 30 blocks, 21 latent frames (81 frames), 120 of 307 modules adapted, attention
     joint over space and time"."""
     names = list(names)
-    family = _known_family(network)
+    family = known_family(network)
     parts = [" ".join(filter(None, [family.name if family else type(network).__name__, variant_of(network)]))]
     if family and family.blocks:
         parts.append(f"{len(blocks.numbers(network, family.blocks))} blocks")
@@ -273,7 +289,8 @@ def describe(network: nn.Module, names: Iterable[str], latent_frames: int, frame
     return ", ".join(parts)
 
 
-def _known_family(network: nn.Module) -> Family | None:
+def known_family(network: nn.Module) -> Family | None:
+    """The family a network belongs to, or None."""
     try:
         return family_of(network)
     except ValueError:

@@ -83,6 +83,7 @@ def test_role_counts_of_the_sprites_network(unet):
     # 1 + 2 + 1 transformers of either kind in down, up and mid blocks; 8 residual blocks with 4 temporal convolutions each.
     assert counts == {
         "temporal attention": 4 * 10,
+        "temporal q, k, v": 4 * 6,
         "temporal feed-forward": 4 * 2,
         "temporal convolution": 8 * 4,
         "temporal input": 10 + 2,
