@@ -14,12 +14,12 @@ def rmse(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def test_sampling_leads_back_to_the_clip(case):
-    """Measured with 12 refinements: 0.0001 to 0.01 of the clip's standard deviation."""
+    """Measured: with 12 refinements 2e-7 (tiny UNets) to 4e-3 (sprites) of the clip's standard deviation, without 0.02 to 12."""
     errors = []
     for refinements in (0, 12):
         inverted = case.invert(refinements=refinements)
         errors.append(rmse(case.sample(case.noise(inverted, **ALONE), 10), case.clip))
-    assert errors[1] < 0.02 * float(case.clip.std()) and errors[1] < 0.2 * errors[0], errors
+    assert errors[1] < 0.01 * float(case.clip.std()) and errors[1] < 0.05 * errors[0], errors
 
 
 def test_on_a_trained_model_it_is_noise_and_leads_back(load):
@@ -60,7 +60,7 @@ def test_inversion_is_that_of_diffusers(load, prediction):
                 alpha = scheduler.alphas_cumprod[t]
                 answer = alpha.sqrt() * answer + (1 - alpha).sqrt() * x
             x = scheduler.step(answer, t, x).prev_sample
-    torch.testing.assert_close(ours, x, atol=2e-4 * float(x.abs().max()), rtol=0)
+    torch.testing.assert_close(ours, x, atol=5e-6 * float(x.abs().max()), rtol=0)
 
 
 @pytest.mark.parametrize("family", ["wan", "ltx", "hunyuan"])
@@ -84,7 +84,7 @@ def test_flow_inversion_is_eulers_steps_through_the_network(load, family):
         for s_from, s_to in zip(levels[:-1], levels[1:], strict=True):
             x0_hat = inner.apply_model(x, s_to[None], c_crossattn=case.positive[0][0], **extra)
             x = x + (s_to - s_from) * (x - x0_hat) / s_to
-    torch.testing.assert_close(ours, x, atol=1e-4 * float(x.abs().max()), rtol=0)
+    torch.testing.assert_close(ours, x, atol=5e-6 * float(x.abs().max()), rtol=0)
 
 
 def snapshot(model) -> tuple:
