@@ -82,7 +82,7 @@ class _InversionSampler(comfy.samplers.Sampler):
             self.inverted = x / schedule.noise_scaling(sigmas[:1], torch.ones_like(x), torch.zeros_like(x))
         else:
             table = schedule.sigmas.tolist()
-            alphas_cumprod = 1 / (1 + schedule.sigmas.double() ** 2)
+            alphas_cumprod = 1 / (1 + schedule.sigmas.cpu().double() ** 2)  # not every device has float64
 
             def predict_noise(x: Tensor, t: int) -> Tensor:
                 return slope(x * (1 + table[t] ** 2) ** 0.5, table[t])
