@@ -87,16 +87,15 @@ def latent_range(first: int, last: int, ratio: int) -> tuple[int, int | None]:
 
 @dataclass(eq=False)
 class _Hooks:
-    """The hooks of one LoRA on one network. ``on``: whether they do anything now."""
+    """The hooks of one LoRA on one network.
+
+    ``on``: whether they do anything now. ``owners``: ids of the patchers that put them on; a clone made of a loaded MODEL claims to have
+    done so, and when it is dropped the host ejects in its name.
+    """
 
     handles: list[torch.utils.hooks.RemovableHandle] = field(default_factory=list)
     on: bool = True
-    finalizer: weakref.finalize | None = None
-
-    def remove(self) -> None:
-        for handle in self.handles:
-            handle.remove()
-        self.handles.clear()
+    owners: set[int] = field(default_factory=set)
 
 
 class WornLoRA:
@@ -140,21 +139,21 @@ class WornLoRA:
     def _inject(self, patcher: Any) -> None:
         model = patcher.model
         hooks = self._hooks.setdefault(model, _Hooks())
+        hooks.owners.add(id(patcher))
         if hooks.handles:
             return
         for name in self._layers:
             module = model.diffusion_model.get_submodule(name)
             hooks.handles.append(module.register_forward_hook(self._hook(name, weakref.ref(model), hooks)))
-        # A MODEL that is dropped while it is loaded is never ejected.
-        hooks.finalizer = weakref.finalize(patcher, hooks.remove)
-        hooks.finalizer.atexit = False
 
     def _eject(self, patcher: Any) -> None:
-        hooks = self._hooks.pop(patcher.model, None)
+        hooks = self._hooks.get(patcher.model)
         if hooks is not None:
-            hooks.remove()
-            if hooks.finalizer is not None:
-                hooks.finalizer.detach()
+            hooks.owners.discard(id(patcher))
+            if not hooks.owners:
+                for handle in hooks.handles:
+                    handle.remove()
+                del self._hooks[patcher.model]
         if not self._hooks:
             self._placed.clear()
 

@@ -138,6 +138,18 @@ def test_clones_made_while_the_model_is_loaded_do_not_leak_into_it(case):
     assert distance(case.predict(both), alone) > 1e-3
 
 
+def test_a_clone_dropped_while_the_model_is_in_use_takes_nothing_off(case):
+    """The host ejects in the name of every clone that it drops, also of those that only inherited the mark of a loaded MODEL."""
+    worn = case.wear(case.lora(), apply="bypass")
+    first, hooks = case.predict(worn), case.hooks()
+    clone = worn.clone()
+    assert hooks and clone.is_injected
+    del clone
+    gc.collect()
+    assert case.hooks() == hooks
+    assert torch.equal(case.predict(worn), first)
+
+
 def test_training_through_a_model_that_wears_a_lora(case):
     """The worn LoRA is part of the model that is trained; checkpointed blocks see it again in backward."""
     worn_lora = case.lora(seed=5)
