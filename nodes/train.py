@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -9,16 +10,18 @@ from comfy_api.latest import io
 
 from ..sma import __version__, roles
 from ..sma.files import MotionLoRA, load_state, state_about
+from ..sma.image_pass import image_pass
 from ..sma.lora import attach
 from ..sma.losses import MotionLoss
-from ..sma.training import Phase, train
+from ..sma.training import train
 from .host import paths
 from .host.graph import fps_behind, prompt_behind
 from .host.memory import estimate
 from .host.progress import say
 from .host.training import HostDenoiser, run_in_training
-from .training_inputs import NEW_RUN, advanced_inputs, later_inputs, main_inputs, model_inputs
+from .training_inputs import FULL, NEW_RUN, advanced_inputs, later_inputs, main_inputs, model_inputs
 from .training_options import TrainingOptions
+from .training_plan import plan_of
 from .training_run import TrainingRun
 
 
@@ -50,13 +53,15 @@ class TrainMotionLoRA(io.ComfyNode):
         node_id = cls.hidden.unique_id
 
         def job(host: HostDenoiser) -> tuple[MotionLoRA, list[float]]:
-            settings = options.settings(host.network, host.kind, host.sigma_at)
             latent_frames = host.clip.shape[2]
             roles.check_frames(host.network, latent_frames)
-            names = options.layers_of(host.network)
+            plan = plan_of(options, host.network, len(host.clip), motion_loss)
+            settings = options.settings(host.network, host.kind, host.sigma_at, plan.resting)
             adapter = attach(
                 host.network,
-                names,
+                plan.layers,
+                groups=plan.groups,
+                kind="full" if options.adapter == FULL else "lora",
                 rank=options.rank,
                 alpha=options.rank,
                 dropout=options.dropout,
@@ -64,8 +69,8 @@ class TrainMotionLoRA(io.ComfyNode):
                 device=host.clip.device,
             )
             try:
-                described = roles.describe(host.network, names, latent_frames, host.frames)
-                adapted = ", ".join(filter(None, [described, options.describe_expert(settings)]))
+                described = roles.describe(host.network, plan.motion_layers, latent_frames, host.frames)
+                adapted = ", ".join(filter(None, [described, plan.describe(), options.describe_expert(settings)]))
                 metadata = {
                     "method": " + ".join(term.name for term in motion_loss.terms),
                     "losses": motion_loss.describe(),
@@ -86,22 +91,25 @@ class TrainMotionLoRA(io.ComfyNode):
                     first_step=state.step if state else 0,
                     save_every=options.save_every,
                     prefix=options.prefix,
+                    motion=plan.motion,
+                    beside=plan.beside,
                 )
                 memory = estimate(host, adapter, batch=options.batch_size, checkpoint=options.checkpointing)
                 say(node_id, f"{adapted}; {memory}")
                 if state_file:
                     run.resumed(options.resume_from, state_about(state_file))
-                result = train(
-                    host.denoisers,
-                    host.clip.split(1),
-                    [Phase(loss=motion_loss)],
-                    adapter,
-                    settings,
-                    masks=None if host.mask is None else host.mask.split(1),
-                    state=state,
-                    on_step=run.on_step,
-                    on_stop=run.on_stop,
-                )
+                with image_pass(host.network) if plan.beside else nullcontext():
+                    result = train(
+                        host.denoisers,
+                        host.clip.split(1),
+                        plan.phases,
+                        adapter,
+                        settings,
+                        masks=None if host.mask is None else host.mask.split(1),
+                        state=state,
+                        on_step=run.on_step,
+                        on_stop=run.on_stop,
+                    )
                 return run.lora(result.state), [record.loss for record in result.state.history]
             finally:
                 adapter.detach()

@@ -11,6 +11,8 @@ from .types import MotionLossSocket
 NEW_RUN = "start anew"
 BY_PATTERN = "regular expression"
 ONE_MODEL = "one model for all noise"
+ONE_ADAPTER, DUAL_PATH = "one adapter", "dual path (MotionDirector)"
+LORA, FULL = "LoRA", "full weights (VMC)"
 
 
 def model_inputs() -> list[io.Input]:
@@ -207,5 +209,20 @@ def later_inputs() -> list[io.Input]:
             advanced=True,
             tooltip="Only layers of these transformer blocks learn, such as 0-9, 20-29. Empty: those of all blocks. "
             "HunyuanVideo's single blocks are numbered on from its double blocks.",
+        ),
+        io.Combo.Input(
+            "method",
+            options=[ONE_ADAPTER, DUAL_PATH],
+            optional=True,
+            tooltip="dual path: beside the LoRA of motion another one for each clip learns from single frames how it looks, so that "
+            "motion is what is left to learn. The output is the LoRA of motion alone; save_every saves the others beside it.",
+        ),
+        io.Combo.Input(
+            "adapter",
+            options=[LORA, FULL],
+            optional=True,
+            advanced=True,
+            tooltip="full weights: what is learned is a difference of each layer's whole weight, as VMC has it; rank is not used. Choose "
+            "few layers: it takes seven times their float32 size in memory, and the file their size.",
         ),
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from ..sma import roles
 from ..sma.experts import boundary_of, expert_levels
 from ..sma.prediction import Kind
 from ..sma.training import TrainingSettings
-from .training_inputs import BY_PATTERN, ONE_MODEL
+from .training_inputs import BY_PATTERN, FULL, LORA, ONE_ADAPTER, ONE_MODEL
 
 # What a LoRA file tells of them as they are.
 _RECORDED = (
@@ -61,6 +61,8 @@ class TrainingOptions:
     expert: str = ONE_MODEL
     expert_boundary: float = 0.0
     blocks: str = ""
+    method: str = ONE_ADAPTER
+    adapter: str = LORA
 
     @property
     def prefix(self) -> str:
@@ -75,7 +77,13 @@ class TrainingOptions:
             names = roles.layers_of(network, self.layers["layers"])
         return roles.in_blocks(network, names, self.blocks)
 
-    def settings(self, network: nn.Module, kind: Kind, sigma_at: Callable[[float], float]) -> TrainingSettings:
+    def settings(
+        self,
+        network: nn.Module,
+        kind: Kind,
+        sigma_at: Callable[[float], float],
+        group_dropout: Mapping[str, float],
+    ) -> TrainingSettings:
         """How to train a network that predicts ``kind`` on this schedule.
 
         Raises:
@@ -103,6 +111,7 @@ class TrainingOptions:
             level_bias=self.noise_bias,
             clip_norm=self.clip_norm,
             weight_decay=self.weight_decay,
+            group_dropout=group_dropout,
             seed=self.seed,
         )
 
@@ -115,9 +124,14 @@ class TrainingOptions:
 
     def recorded(self, settings: TrainingSettings) -> dict[str, object]:
         """What goes into the metadata of a LoRA file; empty values are to be left out."""
-        return {name: getattr(self, name) for name in _RECORDED} | {
-            "layers": self.layers["layers"],
-            "pattern": self.layers.get("pattern", ""),
-            "noise": [*settings.level_range, self.noise_bias],
-            "expert": "" if self.expert == ONE_MODEL else self.expert,
-        }
+        return (
+            {name: getattr(self, name) for name in _RECORDED}
+            | {
+                "layers": self.layers["layers"],
+                "pattern": self.layers.get("pattern", ""),
+                "noise": [*settings.level_range, self.noise_bias],
+                "expert": "" if self.expert == ONE_MODEL else self.expert,
+                "framework": "" if self.method == ONE_ADAPTER else self.method,
+            }
+            | ({"adapter": self.adapter, "rank": ""} if self.adapter == FULL else {})
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..sma.files import MotionLoRA, save_lora, save_state
@@ -32,6 +32,8 @@ class TrainingRun:
         first_step: steps a resumed state has behind it.
         save_every: steps between checkpoints, 0 for none.
         prefix: file name prefix below output/loras and output/spectral_motion; the host refuses one that leads outside.
+        motion: the adapter's groups that make the LoRA; None is all.
+        beside: groups that are saved in files of their own -> what those are named after.
     """
 
     def __init__(
@@ -45,6 +47,8 @@ class TrainingRun:
         first_step: int,
         save_every: int,
         prefix: str,
+        motion: Sequence[str] | None,
+        beside: Mapping[str, str],
     ) -> None:
         self.node_id = node_id
         self.adapter = adapter
@@ -53,6 +57,8 @@ class TrainingRun:
         self.first_step = first_step
         self.save_every = save_every
         self.prefix = prefix
+        self.motion = motion
+        self.beside = beside
         # Found before training: a bad prefix must not cost the state when the run is cut short.
         self.state_path = paths.next_state(prefix)
         self.progress = Progress(model, steps, node_id)
@@ -78,10 +84,16 @@ class TrainingRun:
         self.progress.update(step, text, info.x0_hat)
         if self.save_every and step % self.save_every == 0:
             save_state(info.capture(), self.state_path, self.metadata)
-            path = paths.next_lora(f"{self.prefix}_step{step:05}")
-            save_lora(self.adapter.export(LORA_PREFIX), self.metadata | {"steps": step}, path)
-            logger.info("Saved %s", paths.shown(path))
+            about = self.metadata | {"steps": step}
+            self._save(f"{self.prefix}_step{step:05}", self.motion, about)
+            for group, name in self.beside.items():
+                self._save(f"{self.prefix}_step{step:05}_{name}", [group], about | {"part": name})
         raise_if_cancelled()
+
+    def _save(self, prefix: str, groups: Sequence[str] | None, about: Mapping[str, object]) -> None:
+        path = paths.next_lora(prefix)
+        save_lora(self.adapter.export(LORA_PREFIX, groups), about, path)
+        logger.info("Saved %s", paths.shown(path))
 
     def on_stop(self, state: TrainingState) -> None:
         """Keeps the state of a run that ends by cancel or error, and tells its name."""
@@ -108,4 +120,4 @@ class TrainingRun:
             seconds = time.monotonic() - self.started
             text += f"; {len(records)} steps in {seconds:.0f} s, loss {records[0].loss:.4f} → {mean:.4f}"
         say(self.node_id, text)
-        return MotionLoRA(self.adapter.export(LORA_PREFIX), self.metadata | {"steps": state.step})
+        return MotionLoRA(self.adapter.export(LORA_PREFIX, self.motion), self.metadata | {"steps": state.step})

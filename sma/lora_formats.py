@@ -101,7 +101,7 @@ def to_format(lora: Mapping[str, Tensor], format: str) -> Export:
         raise ValueError(f"Unknown format {format!r}; use one of {', '.join(FORMATS)}.")
     if format == "comfyui":
         # As it is: even what is no LoRA of ours must not be lost.
-        return Export(dict(lora), sum(key.endswith((".lora_A.weight", ".lora_down.weight")) for key in lora))
+        return Export(dict(lora), sum(key.endswith((".lora_A.weight", ".lora_down.weight", ".diff")) for key in lora))
     updates = updates_of(lora)
     if format == "kohya":
         return Export(_kohya(updates), len(updates))

@@ -124,8 +124,14 @@ class _TrainingSampler(comfy.samplers.Sampler):
             def denoiser_of(index: int) -> Callable[[Tensor, Tensor], Tensor]:
                 entry = prompts[min(index, len(prompts) - 1)]
                 own, own_mask = clip[index : index + 1], mask if mask is None else mask[index : index + 1]
+                whole = given or _is_told_of_frames(entry, clip.shape[2])
 
                 def denoise(x_t: Tensor, sigma: Tensor) -> Tensor:
+                    if whole and x_t.shape[2] != clip.shape[2]:
+                        raise ValueError(
+                            "The model is told about every frame of the clip (by a start image or a mask), so it cannot be shown one "
+                            "frame alone. Remove the start image or mask, or train one adapter."
+                        )
                     model_wrap.conds = {"positive": [entry]}
                     if not given:
                         return model_wrap(x_t, sigma, **extra_args).float()
@@ -145,6 +151,12 @@ def _is_given_what_is_masked(model: comfy.model_base.BaseModel, clip: Tensor) ->
     sigma = torch.full(clip.shape[:1], 0.5, device=clip.device)
     seen = model.scale_latent_inpaint(x=clip, sigma=sigma, noise=torch.ones_like(clip), latent_image=clip)
     return torch.equal(seen, clip)
+
+
+def _is_told_of_frames(entry: dict[str, Any], frames: int) -> bool:
+    """Whether a prepared prompt holds something of the clip's own length, as what image-to-video models see beside the noise."""
+    tensors = (getattr(cond, "cond", None) for cond in entry["model_conds"].values())
+    return any(isinstance(tensor, Tensor) and tensor.ndim == 5 and tensor.shape[2] == frames for tensor in tensors)
 
 
 def _normal(value: Any) -> Any:

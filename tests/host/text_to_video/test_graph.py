@@ -94,6 +94,21 @@ def test_a_motion_lora_trains_and_core_wears_it(host, model, learning, forward):
         assert samples["samples"].isfinite().all()
 
 
+def test_the_dual_path_exports_the_temporal_lora_alone(host, model, learning, forward):
+    roles = host.module("sma.roles")
+    before = forward(model, 2.0)
+    inputs = defaults(host, "SMA_TrainMotionLoRA") | {"steps": 3, "learning_rate": 5e-3, "rank": 2, "dropout": 0.1}
+    inputs |= {"method": "dual path (MotionDirector)", "model": model, "layers": {"layers": "motion"}, **learning}
+    lora, loss_map = host.call("SMA_TrainMotionLoRA", **inputs)
+    _, kept = host.call("SMA_TrainMotionLoRA", **inputs | {"checkpointing": False})
+    assert all(0 < loss < 100 for loss in loss_map["loss"])
+    if model.model.get_dtype() == torch.float32:
+        assert loss_map["loss"] == pytest.approx(kept["loss"], rel=1e-4)
+    layers = {key.removeprefix("diffusion_model.").rsplit(".lora", 1)[0] for key in lora if ".lora_" in key}
+    assert layers == set(roles.layers_of(model.model.diffusion_model, "motion"))
+    assert torch.equal(forward(model, 2.0), before)
+
+
 def test_sampling_with_the_lora_is_the_training_time_forward(host, model, learning):
     """Core's bypass computes what the hooks compute; patched weights are rounded to what they are stored in."""
     attach, roles = host.module("sma.lora").attach, host.module("sma.roles")
@@ -129,3 +144,9 @@ def test_sampling_with_the_lora_is_the_training_time_forward(host, model, learni
     if model.model.get_dtype() == torch.float32:
         (patched,) = host.call("LoraModelLoader", model=model, lora=lora, strength_model=1.0)
         assert (inside(patched, predict) - trained).abs().max() <= 1e-4
+
+
+def test_a_controlnet_is_refused_and_not_passed_over(loaded, noisy, contexts):
+    """These networks have no place for one."""
+    with torch.inference_mode(), pytest.raises(ValueError, match="UNet3DConditionModel takes no ControlNet; remove it"):
+        loaded[0].model.apply_model(noisy, torch.tensor([1.0]), c_crossattn=contexts[0], control={"output": []})

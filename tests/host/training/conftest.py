@@ -132,3 +132,60 @@ def said(monkeypatch):
     lines = []
     monkeypatch.setattr(server.PromptServer.instance, "send_progress_text", lambda text, node: lines.append(text))
     return lines
+
+
+class Untouched:
+    """A snapshot of everything a training could leave behind on a MODEL."""
+
+    def __init__(self, case) -> None:
+        self.case = case
+        self.before = self.take()
+        self.output = case.forward(case.model)
+
+    def take(self):
+        module = self.case.model.model
+        tensors = {name: id(t) for name, t in (*module.named_parameters(), *module.named_buffers())}
+        modules = dict(module.named_modules())
+        hooks = [n for n, m in modules.items() if m._forward_hooks or m._forward_pre_hooks or m._backward_hooks]
+        gradients = [name for name, p in module.named_parameters() if p.requires_grad or p.grad is not None]
+        # The host's own bypass LoRA leaves a `forward` on modules; none may be added.
+        replaced = [name for name, m in modules.items() if "forward" in vars(m)]
+        return tensors, hooks, gradients, replaced, list(module.state_dict())
+
+    def check(self) -> None:
+        import comfy.model_management
+
+        assert self.take() == self.before
+        assert self.before[1] == [] and self.before[2] == []
+        assert comfy.model_management.in_training is False
+        assert torch.equal(self.case.forward(self.case.model), self.output)
+
+
+@pytest.fixture
+def untouched():
+    """Untouched(case) before what may touch its MODEL, ``check()`` after it."""
+    return Untouched
+
+
+@pytest.fixture
+def stop_at(host, monkeypatch):
+    """(step, a call that trains) -> the state that a cancel after that step leaves."""
+    import comfy.model_management as management
+
+    paths, progress = host.module("nodes.host.paths"), host.module("nodes.host.progress")
+    update = progress.Progress.update
+
+    def run(last, training):
+        def cancel(self, step, text, x0_hat):
+            update(self, step, text, x0_hat)
+            if step == last:
+                management.interrupt_current_processing(True)
+
+        before = set(paths.saved_states())
+        with monkeypatch.context() as patch, pytest.raises(management.InterruptProcessingException):
+            patch.setattr(progress.Progress, "update", cancel)
+            training()
+        (name,) = set(paths.saved_states()) - before
+        return name
+
+    return run

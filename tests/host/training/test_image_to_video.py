@@ -49,6 +49,11 @@ def test_experts_hand_over_where_image_to_video_does(i2v):
     assert "high noise expert, sigma 0.900 to 0.99" in lora.metadata["adapted"]
 
 
+def test_single_frames_of_a_clip_with_a_start_image_are_not_shown(i2v):
+    with pytest.raises(ValueError, match="told about every frame of the clip .* or train one adapter"):
+        i2v.train(steps=8, method="dual path (MotionDirector)")
+
+
 def test_start_image_and_its_embedding_reach_the_network(i2v):
     black = conditioning(i2v, torch.zeros(1, 16, 16, 3))
     other = replace(i2v, learning=i2v.learning | {"positive": black})

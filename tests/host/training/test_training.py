@@ -8,33 +8,6 @@ import pytest
 import torch
 
 
-class Untouched:
-    """A snapshot of everything a training could leave behind on a MODEL."""
-
-    def __init__(self, case) -> None:
-        self.case = case
-        self.before = self.take()
-        self.output = case.forward(case.model)
-
-    def take(self):
-        module = self.case.model.model
-        tensors = {name: id(t) for name, t in (*module.named_parameters(), *module.named_buffers())}
-        modules = dict(module.named_modules())
-        hooks = [n for n, m in modules.items() if m._forward_hooks or m._forward_pre_hooks or m._backward_hooks]
-        gradients = [name for name, p in module.named_parameters() if p.requires_grad or p.grad is not None]
-        # The host's own bypass LoRA leaves a `forward` on modules; none may be added.
-        replaced = [name for name, m in modules.items() if "forward" in vars(m)]
-        return tensors, hooks, gradients, replaced, list(module.state_dict())
-
-    def check(self) -> None:
-        import comfy.model_management
-
-        assert self.take() == self.before
-        assert self.before[1] == [] and self.before[2] == []
-        assert comfy.model_management.in_training is False
-        assert torch.equal(self.case.forward(self.case.model), self.output)
-
-
 def test_five_steps_then_core_loads_the_lora_and_samples(host, case):
     lora, loss_map = case.train()
     assert len(loss_map["loss"]) == 5
@@ -102,39 +75,25 @@ def test_sampling_with_the_lora_is_the_training_time_forward(host, case, fixed_d
     assert torch.equal(case.forward(bypassed), trained)
 
 
-def test_the_model_is_untouched_by_training(host, case):
-    untouched = Untouched(case)
+def test_the_model_is_untouched_by_training(case, untouched):
+    before = untouched(case)
     case.train()
-    untouched.check()
+    before.check()
 
 
-def test_the_model_is_untouched_by_cancel_and_the_run_resumes_bit_for_bit(host, case, monkeypatch):
-    import comfy.model_management as management
-
-    paths, progress = host.module("nodes.host.paths"), host.module("nodes.host.progress")
-    untouched = Untouched(case)
-    whole, whole_losses = case.train(steps=6, dropout=0.1, schedule="cosine")
-    update = progress.Progress.update
-
-    def cancel_at_4(self, step, text, x0_hat):
-        update(self, step, text, x0_hat)
-        if step == 4:
-            management.interrupt_current_processing(True)
-
-    before = set(paths.saved_states())
-    with monkeypatch.context() as patch:
-        patch.setattr(progress.Progress, "update", cancel_at_4)
-        with pytest.raises(management.InterruptProcessingException):
-            case.train(steps=6, dropout=0.1, schedule="cosine")
-    untouched.check()
-    (name,) = set(paths.saved_states()) - before
-    resumed, resumed_losses = case.train(steps=6, dropout=0.1, schedule="cosine", resume_from=name)
+def test_the_model_is_untouched_by_cancel_and_the_run_resumes_bit_for_bit(case, untouched, stop_at):
+    before = untouched(case)
+    settings = {"steps": 6, "dropout": 0.1, "schedule": "cosine"}
+    whole, whole_losses = case.train(**settings)
+    name = stop_at(4, lambda: case.train(**settings))
+    before.check()
+    resumed, resumed_losses = case.train(**settings, resume_from=name)
     assert resumed_losses == whole_losses
     assert resumed.keys() == whole.keys()
     assert all(torch.equal(resumed[key], whole[key]) for key in whole)
 
 
-def test_the_model_is_untouched_by_an_exception_inside_backward(host, case):
+def test_the_model_is_untouched_by_an_exception_inside_backward(host, case, untouched):
     losses = host.module("sma.losses")
 
     class Explode(torch.autograd.Function):
@@ -150,11 +109,11 @@ def test_the_model_is_untouched_by_an_exception_inside_backward(host, case):
         def __call__(self, p, generator):
             return Explode.apply(super().__call__(p, generator))
 
-    untouched = Untouched(case)
+    before = untouched(case)
     bomb = losses.MotionLoss((losses.WeightedTerm("bomb", 1.0, Bomb()),))
     with pytest.raises(ArithmeticError, match="inside backward"):
         case.train(motion_loss=bomb)
-    untouched.check()
+    before.check()
 
 
 def test_save_every_leaves_loras_and_a_state(host, case):
