@@ -7,6 +7,7 @@ from typing_extensions import override
 
 from .animatediff import LoadAnimateDiffModel
 from .clip import EmptyVideoLatent, LoadMotionClip
+from .configs import LoadOfficialConfig
 from .inversion import InvertClip
 from .losses import AlignmentLoss, SpectralLoss
 from .noise import MotionNoise
@@ -30,6 +31,7 @@ class SpectralMotionExtension(ComfyExtension):
             LoadAnimateDiffModel,
             AlignmentLoss,
             SpectralLoss,
+            LoadOfficialConfig,
             TrainMotionLoRA,
             SaveMotionLoRA,
             LoadMotionLoRA,

@@ -1,0 +1,82 @@
+"""Trainings as the official repositories of SMA and VMC configure them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+import yaml
+from comfy_api.latest import io
+
+from ..sma.configs import official_config
+from .host.progress import say
+from .types import MotionLossSocket
+
+_NONE = "nothing found in input"
+
+
+def _files() -> list[str]:
+    folder = Path(folder_paths.get_input_directory())
+    files = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path.name for path in files if path.suffix.lower() in (".yml", ".yaml") and path.is_file())
+
+
+class LoadOfficialConfig(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SMA_LoadOfficialConfig",
+            display_name="Load Official Config",
+            category="Spectral Motion/learn",
+            description="The motion loss, prompt, steps, learning rate and seed of a config file (.yml) of the official SMA or VMC repository.",
+            search_aliases=["sma config", "vmc config", "yaml", "ld_global", "ld_local"],
+            inputs=[
+                io.Combo.Input(
+                    "file",
+                    options=_files() or [_NONE],
+                    tooltip="A .yml or .yaml file in ComfyUI's input folder. Press R to refresh the list.",
+                ),
+                io.Combo.Input(
+                    "compare",
+                    options=["noise", "network output"],
+                    tooltip="What VMC's cosine compares. noise: as published, for models that predict noise. For v and flow models the "
+                    "network's own output is better: their noise says almost nothing at high noise.",
+                ),
+            ],
+            outputs=[
+                MotionLossSocket.Output(
+                    display_name="motion_loss",
+                    tooltip="VMC's cosine, with SMA's terms in the official code's form. To Train Motion LoRA.",
+                ),
+                io.String.Output(display_name="prompt", tooltip="The training prompt, for CLIP Text Encode."),
+                io.Int.Output(display_name="steps", tooltip="For Train Motion LoRA."),
+                io.Float.Output(
+                    display_name="learning_rate",
+                    tooltip="For Train Motion LoRA. Published for full weights; MotionDirector's LoRAs learn at 5e-4.",
+                ),
+                io.Int.Output(display_name="seed", tooltip="For Train Motion LoRA."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, file: str | None = None) -> bool | str:
+        if file is None or folder_paths.exists_annotated_filepath(file):
+            return True
+        return f"There is no config {file!r} in ComfyUI's input folder. Put the .yml file there and pick it."
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str | None = None, **_) -> float:
+        """A file that was written anew under its old name is read anew."""
+        return Path(folder_paths.get_annotated_filepath(file)).stat().st_mtime if file else 0.0
+
+    @classmethod
+    def execute(cls, file: str, compare: str) -> io.NodeOutput:
+        try:
+            content = yaml.safe_load(Path(folder_paths.get_annotated_filepath(file)).read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{file} is no YAML file: {error}. Choose a .yml of the official configs.") from error
+        config = official_config(content)
+        say(cls.hidden.unique_id, config.describe())
+        loss = config.motion_loss("output" if compare == "network output" else "noise")
+        return io.NodeOutput(loss, config.prompt, config.steps, config.learning_rate, config.seed)

@@ -1,0 +1,93 @@
+"""Configs of the official repositories: their published values, in their published structure."""
+
+from __future__ import annotations
+
+import pytest
+
+from sma.configs import official_config
+from sma.losses import ResidualCosine, SpectralGlobal, SpectralLocal
+from sma.spectral import OFFICIAL
+
+SMA = {
+    "pretrained_t2v_path": "showlab/show-1-base",
+    "vid_name": "man_skate",
+    "train_steps": 500,
+    "validation_steps": 100,
+    "seed": 12345,
+    "lr": "1e-4",  # as PyYAML reads it
+    "loss_mode": ["cos-res-freg"],
+    "trainable_modules": [".to_q", ".to_k", ".to_v"],
+    "num_inv_steps": 75,
+    "threshold": 0.2,
+    "ld_global": 0.08,
+    "ld_local": 0.53,
+    "num_levels": 2,
+    "ld_levels": [1.0, 1.0, 0.5],
+    "train_dataset": {"path": "video_images/${..vid_name}", "prompt": "A man is skateboarding.", "n_sample_frame": 8},
+    "validation_sample_logger": {"prompts": ["A bear is skateboarding."]},
+}
+VMC = {name: value for name, value in SMA.items() if name[:2] != "ld" and name not in ("num_levels", "loss_mode")}
+
+
+def test_a_config_of_sma_is_the_cosine_and_its_terms_as_coded():
+    config = official_config(SMA)
+    assert (config.steps, config.learning_rate, config.seed, config.prompt, config.inversion_steps) == (
+        500,
+        1e-4,
+        12345,
+        "A man is skateboarding.",
+        75,
+    )
+    cosine, over_time, over_space = config.motion_loss().terms
+    assert (cosine.weight, cosine.term) == (1.0, ResidualCosine(absolute=True, over="frames", space="noise"))
+    assert (over_time.weight, type(over_time.term)) == (0.08, SpectralGlobal)
+    assert (over_space.weight, type(over_space.term)) == (0.53, SpectralLocal)
+    settings = over_time.term.settings
+    assert (settings.levels, settings.level_weights) == (2, (1.0, 1.0, 0.5))
+    assert (settings.residual, settings.phase, settings.norm) == (OFFICIAL.residual, OFFICIAL.phase, OFFICIAL.norm)
+    assert config.describe() == (
+        "SMA: cosine + 0.08 global (2 levels weighted 1, 1, 0.5) + 0.53 local; 500 steps at 0.0001; 75 steps of inversion"
+    )
+
+
+def test_a_config_of_vmc_is_the_cosine_alone():
+    config = official_config(VMC)
+    (cosine,) = config.motion_loss("output").terms
+    assert cosine.term == ResidualCosine(absolute=True, over="frames", space="output")
+    assert config.describe().startswith("VMC: cosine; 500 steps")
+
+
+def test_saved_configs_and_defaults_of_the_official_code():
+    config = official_config({"train_steps": 400, "train_prompt": "cars are moving.", "ld_global": 1.0})
+    assert (config.learning_rate, config.seed, config.prompt) == (3e-5, 12345, "cars are moving.")
+    assert (config.spectral.global_weight, config.spectral.local_weight, config.spectral.levels) == (1.0, 0.2, 2)
+    assert config.spectral.level_weights_for(2) == (1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ld_globl": 1.0, "lambda": 2}, "The config has lambda, ld_globl, which neither SMA nor VMC knows; remove"),
+        ({"ld_global": "much"}, "ld_global is 'much'; it must be a number of 0 or above"),
+        ({"ld_local": -1}, "ld_local is -1; it must be a number of 0 or above"),
+        ({"lr": True}, "lr is True"),
+        ({"train_steps": 2.5}, "train_steps is 2.5; it must be a whole number of at least 1"),
+        ({"num_levels": 0}, "num_levels is 0; it must be a whole number of at least 1"),
+        ({"ld_levels": [1.0]}, "level_weights has 1 values; 2 levels need 3"),
+        ({"ld_levels": 1.0}, "ld_levels is 1.0; it must be a list of numbers"),
+        ({"trainable_modules": [".to_q"]}, "it must be .to_q, .to_k and .to_v, as published"),
+        ({"loss_mode": ["mse"]}, "loss_mode is ['mse']; only ['cos-res-freg'] is known"),
+        ({"train_dataset": "bear"}, "train_dataset is 'bear'; it must hold the prompt"),
+        ({"train_prompt": 3}, "The training prompt is 3; it must be text"),
+    ],
+)
+def test_what_is_not_understood_is_refused(changes, message):
+    with pytest.raises(ValueError) as error:
+        official_config(SMA | changes)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("content", [None, "text", [1], {}, {"model": "sd"}])
+def test_other_files_are_no_configs(content):
+    with pytest.raises(ValueError, match="The file is no config of SMA or VMC: it has no train_steps"):
+        official_config(content)
