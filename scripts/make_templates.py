@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from environment import CACHE
-from template_table import BACKBONES, Backbone, Loader
+from template_parts import Backbone, Loader
+from templates_of_native import NATIVE
+from templates_of_unets import UNETS
 
 WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
 BASE = "sprites-motion-transfer"
@@ -142,9 +144,6 @@ def place_loaders(graph: Graph, loaders: tuple[Loader, ...]) -> None:
         height = 50 + 24 * (len(loader.widgets) + len(loader.outputs))
         number = old["id"] if loader is loaders[0] else graph.free_id()
         node = graph.add(new_node(number, loader.kind, (old["pos"][0], top), (old["size"][0], height)))
-        for kind in loader.takes:
-            node["inputs"].append(socket(kind.lower(), kind, None))
-            graph.link(*sources[kind], node, kind.lower())
         add_widgets(node, loader.widgets)
         node["outputs"] = [{"localized_name": k, "name": k, "type": k, "links": None} for k in loader.outputs]
         if loader.models:
@@ -260,7 +259,7 @@ def template(base: dict[str, Any], backbone: Backbone) -> dict[str, Any]:
 def cut_thumbnails() -> None:
     from PIL import Image
 
-    for backbone in BACKBONES:
+    for backbone in (*UNETS, *NATIVE):
         path = WORKFLOWS / f"{backbone.name}-motion-transfer.jpg"
         with Image.open(CACHE / "screenshots" / f"{path.stem}.png") as page:
             # The page fits the graph into its middle.
@@ -274,7 +273,7 @@ def main() -> None:
     if "--thumbnails" in sys.argv:
         return cut_thumbnails()
     base = json.loads((WORKFLOWS / f"{BASE}.json").read_text())
-    for backbone in BACKBONES:
+    for backbone in (*UNETS, *NATIVE):
         path = WORKFLOWS / f"{backbone.name}-motion-transfer.json"
         path.write_text(json.dumps(template(base, backbone), indent=2) + "\n")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "scripts"))
 
 import harness  # noqa: E402
+import make_templates  # noqa: E402
 
 SHIPPED_FILES = {"LICENSE", "README.md", "__init__.py", "pyproject.toml", "requirements.txt"}
 # docs and benchmarks: the pictures and the table the README links to.
@@ -71,6 +73,17 @@ def test_the_archive_holds_the_pack_and_nothing_else(published, tmp_path):
 def test_the_host_finds_exactly_one_folder_of_templates():
     folders = {file.parts[0] for file in harness.shipped_files()} & TEMPLATE_FOLDERS
     assert folders == {"workflows"}
+
+
+def test_the_templates_are_what_their_script_writes():
+    base = json.loads((make_templates.WORKFLOWS / f"{make_templates.BASE}.json").read_text())
+    written = {
+        f"{backbone.name}-motion-transfer": make_templates.template(base, backbone)
+        for backbone in (*make_templates.UNETS, *make_templates.NATIVE)
+    }
+    committed = {path.stem: json.loads(path.read_text()) for path in make_templates.WORKFLOWS.glob("*.json")}
+    del committed[make_templates.BASE]
+    assert committed == written, "run `python scripts/harness.py run scripts/make_templates.py`"
 
 
 def test_both_lists_of_requirements_agree():

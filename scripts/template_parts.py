@@ -1,0 +1,75 @@
+"""What a template of a real model is made of: loaders and files, sizes, settings, prompts and the note."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+HUB = "https://huggingface.co"
+
+HOW = """
+- **Your film**: pick or upload it in *Load Motion Clip*; its line says which frames the model will see. Describe in *Training prompt* what
+moves, without style or background: the LoRA learns what the words do not say.
+- **Without the LoRA**: set *strength_model* to 0 and press *Run* again; the training is not repeated. **Cancel** keeps the last good
+state: choose it in *resume_from*. LoRAs of every 100 steps lie in output/loras, for core's LoRA loaders and *Load Motion LoRA*.
+- **Spectral Loss** (SMA): on the pack's tiny model no effect beside *denoising* could be read, and a strong one beside *residual cosine
+(VMC)* alone (benchmarks/README.md). On this model it is unmeasured: compare with both weights at 0."""
+
+
+class Model(NamedTuple):
+    """A file the template needs: the page offers it for download where it is missing."""
+
+    name: str
+    url: str
+    directory: str
+
+
+@dataclass(frozen=True)
+class Loader:
+    """A node that brings MODEL, CLIP or VAE; of what several bring, the last one's is used."""
+
+    kind: str
+    widgets: dict[str, Any]
+    outputs: tuple[str, ...]
+    models: tuple[Model, ...] = ()
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """One template.
+
+    Attributes:
+        size: width, height in pixels.
+        training, sampling: widgets that differ from the base's.
+        bypass: the LoRA runs beside the weights, which are quantised, instead of being added to them.
+        snap: the clip is rounded to the lengths and sizes the model takes.
+        second: the file of a second expert, for low noise, which takes over at the sampling step ``switch``.
+    """
+
+    name: str
+    loaders: tuple[Loader, ...]
+    size: tuple[int, int]
+    frames: int
+    fps: float
+    sampling: dict[str, Any]
+    note: str
+    training: dict[str, Any] = field(default_factory=dict)
+    training_prompt: str = "a red circle is moving"
+    prompt: str = "a red balloon is flying over a meadow, film"
+    negative_prompt: str = "low resolution, blurry, watermark"
+    bypass: bool = False
+    snap: bool = False
+    second: Model | None = None
+    switch: int = 0
+
+
+def note(title: str, files: str, expect: str) -> str:
+    paragraphs = f"## {title}\n- **Files**: {files}\n- **What to expect**: {expect}{HOW}"
+    # One line a paragraph, as the page's editor has it.
+    lines: list[str] = []
+    for line in paragraphs.splitlines():
+        if lines and not line.startswith(("-", "#")):
+            lines[-1] += " " + line
+        else:
+            lines.append(line)
+    return "\n".join(lines)
