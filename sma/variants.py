@@ -10,10 +10,25 @@ from torch import nn
 _WAN_14B = 5120
 # An image-to-video Wan takes the noised latent, the start image's latent and a mask of 4 channels.
 _WAN_MASK = 4
+# Parts that only some members have, as the host knows them apart -> what those are called.
+_WAN_PARTS = {
+    "vace_patch_embedding": "VACE",
+    "control_adapter": "i2v with camera control",
+    "casual_audio_encoder": "S2V",
+    "audio_proj": "HuMo",
+    "face_adapter": "Animate",
+    "patch_embedding_pose": "SCAIL",
+    "patch_embedding_global": "WanDancer",
+}
 
 
 def wan(network: nn.Module) -> str:
-    """``"2.1 t2v"``, ``"2.1 i2v"``, ``"2.2 i2v"``, ``"2.2 ti2v"`` or, as both have the same layout, ``"2.1 or 2.2 t2v"``."""
+    """``"2.1 t2v"``, ``"2.1 i2v"``, ``"2.2 i2v"``, ``"2.2 ti2v"`` or, as both have the same layout, ``"2.1 or 2.2 t2v"``; a member with
+    parts of its own is called by them, such as ``"VACE"``."""
+    children = dict(network.named_children())
+    for part, name in _WAN_PARTS.items():
+        if part in children:
+            return name
     embedding, head = network.get_submodule("patch_embedding"), network.get_submodule("head.head")
     width, inputs = embedding.weight.shape[:2]
     outputs = head.weight.shape[0] // math.prod(embedding.weight.shape[2:])

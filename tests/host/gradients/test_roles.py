@@ -33,6 +33,18 @@ def wan(**changes):
     return WanModel, (large if changes.pop("large", False) else small) | changes
 
 
+def vace():
+    from comfy.ldm.wan.model import VaceWanModel
+
+    return VaceWanModel, wan()[1] | {"vace_layers": 15, "vace_in_dim": 96}
+
+
+def camera():
+    from comfy.ldm.wan.model import CameraWanModel
+
+    return CameraWanModel, wan(large=True, model_type="camera_2.2", in_dim=36)[1]
+
+
 def ltx():
     from comfy.ldm.lightricks.model import LTXVModel
 
@@ -69,6 +81,8 @@ def hunyuan():
             lambda: wan(dim=3072, ffn_dim=14336, num_heads=24, in_dim=48, out_dim=48),
             "Wan 2.2 ti2v, 30 blocks, 21 latent frames (81 frames), 120 of 307 modules adapted",
         ),
+        (vace, "Wan VACE, 30 blocks, 21 latent frames (81 frames), 120 of 474 modules adapted"),
+        (camera, "Wan i2v with camera control, 40 blocks, 21 latent frames (81 frames), 160 of 410 modules adapted"),
         (ltx, "LTX-Video, 28 blocks, 21 latent frames (161 frames), 112 of 287 modules adapted"),
         (hunyuan, "HunyuanVideo t2v, 60 blocks, 21 latent frames (81 frames), 160 of 344 modules adapted"),
     ],
