@@ -13,13 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .roles import family_of_layers
+from .roles import FAMILIES, family_of_layers
 
 # What hosts put before the network's module names.
 PREFIX = "diffusion_model."
 FORMATS = ("comfyui", "diffusers", "kohya", "animatediff")
-# Families whose module names are diffusers' own.
-_DIFFUSERS_FAMILIES = ("UNet3D", "AnimateDiff")
 
 # AnimateDiff's own names of what diffusers calls motion_modules.N.transformer_blocks.M.attn1 and attn2.
 _MOTION_MODULE = re.compile(r"(.*motion_modules\.\d+)\.(.+)")
@@ -108,10 +106,11 @@ def to_format(lora: Mapping[str, Tensor], format: str) -> Export:
     family = family_of_layers(updates)
     name = family.name if family else "an unknown network"
     if format == "diffusers":
-        if name not in _DIFFUSERS_FAMILIES:
+        if family is None or not family.diffusers:
+            theirs = " and ".join(other.name for other in FAMILIES if other.diffusers)
             raise ValueError(
                 f"This LoRA is for {name}, whose layers have other names in diffusers; that format is for "
-                f"{' and '.join(_DIFFUSERS_FAMILIES)}. Save it in the ComfyUI format, which diffusers' Wan pipeline reads as well."
+                f"{theirs}. Save it in the ComfyUI format, which diffusers' Wan pipeline reads as well."
             )
         tensors = {}
         for module, update in updates.items():

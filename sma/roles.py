@@ -33,6 +33,7 @@ class Family:
         over_time: a pattern over the modules that do nothing but mix frames; of one frame each is to be the identity.
         positions: a pattern over buffers [1, F, width] of which the shortest bounds the frames, if the network has such.
         variant: which member of the family a network is.
+        diffusers: the network is diffusers' own, and so are the names of its modules.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Family:
     over_time: str = ""
     positions: str = ""
     variant: Callable[[nn.Module], str] | None = None
+    diffusers: bool = False
 
     @property
     def size_multiple(self) -> int:
@@ -66,6 +68,7 @@ class Family:
 FAMILIES = (
     Family(
         name="UNet3D",
+        diffusers=True,
         signature=r"(down_blocks|up_blocks)\.\d+\.temp_convs\.\d+\.conv1\.\d+",
         roles={
             # MotionDirector's temporal sites are attn1, attn2 and ff; proj_in and proj_out belong to the same transformer.
@@ -86,6 +89,7 @@ FAMILIES = (
     ),
     Family(
         name="AnimateDiff",
+        diffusers=True,
         signature=r".*motion_modules\.\d+\.transformer_blocks\.\d+\.attn1",
         roles={
             # The sites that MotionDirector's AnimateDiff port trains; files for AnimateDiff-Evolved hold no others.

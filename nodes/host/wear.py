@@ -77,6 +77,10 @@ def wear(model: Any, lora: LoRASource, *, strength: float, apply: str, where: Ra
         raise ValueError(
             f"The LoRA shall be worn {where}, and patched weights hold always. Set apply to auto or bypass."
         )
+    if broken := [name for name, update in reading.updates.items() if not _is_finite(update)]:
+        raise ValueError(
+            f"{lora.name} holds NaN or infinite values in {len(broken)} layers, for example {broken[0]}. Its training failed; use another."
+        )
     quantised = any(_is_quantised(targets[name]) for name in reading.updates)
     bypass = apply == BYPASS or (apply == AUTO and (quantised or not where.everywhere))
 
@@ -242,3 +246,7 @@ def _adapter(update: LowRank) -> comfy.weight_adapter.LoRAAdapter:
     return comfy.weight_adapter.LoRAAdapter(
         set(), (update.up, update.down, update.scale * update.rank, None, None, None)
     )
+
+
+def _is_finite(update: LowRank) -> bool:
+    return bool(torch.isfinite(update.down).all() and torch.isfinite(update.up).all())

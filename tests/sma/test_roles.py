@@ -92,8 +92,9 @@ def test_role_counts_of_the_sprites_network(unet):
         "feed-forward": 4 * 2,
     }
     assert len(layers_of(unet, "motion")) == 40 + 8 + 32 + 12
+    assert set(layers_of(unet, "temporal q, k, v")) < set(layers_of(unet, "temporal attention"))
     everything = layers_of(unet, "everything")
-    assert len(everything) == len(set(everything)) == sum(counts.values())
+    assert len(everything) == len(set(everything)) == sum(counts.values()) - 4 * 6
 
 
 def test_layers_come_in_the_networks_order(unet, wan):

@@ -57,6 +57,16 @@ def test_a_lora_of_another_size_is_refused_by_layer_and_shapes(wan, apply):
         wan.wear(lora, apply=apply)
 
 
+def test_a_lora_of_a_failed_training_is_refused(wan):
+    lora = {key: value.clone() for key, value in wan.lora().items()}
+    broken = next(key for key in lora if key.endswith("lora_B.weight"))
+    lora[broken][0, 0] = float("nan")
+    with pytest.raises(
+        ValueError, match=r"holds NaN or infinite values in 1 layers, for example blocks\.0\.self_attn\.\w"
+    ):
+        wan.wear(lora)
+
+
 def test_files_that_are_no_loras_are_refused(unet, lora_folder):
     with pytest.raises(ValueError, match=r"is no LoRA: its keys are like 'conv_in\.weight'"):
         unet.wear({"conv_in.weight": torch.ones(3)})
