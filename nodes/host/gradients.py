@@ -20,9 +20,15 @@ def _alias(tensor: Tensor) -> Tensor:
     if hasattr(tensor, "_qdata"):
         # A quantised tensor is a wrapper around plain tensors; those are what autograd looks at.
         return type(tensor)(_alias(tensor._qdata), tensor._layout_cls, _alias_parameters(tensor._params))
-    return torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(
+    alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(
         tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride()
     )
+    if type(tensor) in (Tensor, nn.Parameter):
+        return alias
+    # Custom nodes bring weights in a packed format (GGUF), which the tensor's own attributes tell.
+    alias = alias.as_subclass(type(tensor))
+    vars(alias).update(vars(tensor))
+    return alias
 
 
 def _alias_parameters(parameters):

@@ -107,6 +107,36 @@ def test_convolutions_that_pad_with_their_input_are_left_to_autograd(gradients):
     assert torch.equal(gradient, torch.full_like(x, 9.0))
 
 
+class Packed(torch.Tensor):
+    """A weight as GGUF packs have it: bytes, and in an attribute what to read them by."""
+
+    def detach(self):
+        return self
+
+
+def test_packed_weights_of_other_packs_stay_what_they_are(gradients):
+    import comfy.ops
+
+    class Layer(comfy.ops.manual_cast.Linear):
+        def forward(self, x):
+            plain = (self.weight.as_subclass(torch.Tensor).to(x.dtype) - 128.0) * self.weight.scale
+            return torch.nn.functional.linear(x, plain, self.bias)
+
+    module = Layer(6, 5)
+    with torch.inference_mode():
+        weight = torch.randint(0, 256, (5, 6), dtype=torch.uint8).as_subclass(Packed)
+        weight.scale = 0.01
+        module.weight = packed = torch.nn.Parameter(weight, requires_grad=False)
+        module.bias = torch.nn.Parameter(torch.ones(5), requires_grad=False)
+    x = torch.randn(2, 6, requires_grad=True)
+    with gradients.differentiable(module):
+        assert type(module.weight) is Packed and not module.weight.is_inference()
+        (gradient,) = torch.autograd.grad(module(x).sum(), x)
+    assert module.weight is packed
+    expected = ((packed.as_subclass(torch.Tensor).float() - 128.0) * 0.01).sum(0)
+    torch.testing.assert_close(gradient, expected.expand(2, 6))
+
+
 def test_a_layer_that_is_not_cast_is_left_to_autograd(gradients):
     import comfy.ops
 
