@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 # What the host's video transformers call their blocks.
-_BLOCK_LISTS = ("blocks", "transformer_blocks", "double_blocks", "single_blocks")
+_BLOCK_LISTS = ("blocks", "vace_blocks", "transformer_blocks", "double_blocks", "single_blocks")
 
 Forward = Callable[..., Any]
 

@@ -48,13 +48,30 @@ def write_wan_5b(models: Path, *, text_dim: int = 32, seed: int = 0) -> str:
     return _write_wan(models, "tiny_wan2.2_5b", "t2v", 48, text_dim, generator, outputs=48)
 
 
+def write_wan_vace(models: Path, *, text_dim: int = 32, seed: int = 0) -> str:
+    """Writes a Wan 2.1 VACE network under ``models``; returns the name UNETLoader takes."""
+    from comfy.ldm.wan.model import VaceWanModel
+
+    generator = torch.Generator().manual_seed(seed)
+    branch = {"vace_layers": 2, "vace_in_dim": 96}
+    return _write_wan(models, "tiny_wan_vace", "vace", 16, text_dim, generator, network=VaceWanModel, **branch)
+
+
 def _write_wan(
-    models: Path, name: str, kind: str, inputs: int, text_dim: int, generator: torch.Generator, outputs: int = 16
+    models: Path,
+    name: str,
+    kind: str,
+    inputs: int,
+    text_dim: int,
+    generator: torch.Generator,
+    outputs: int = 16,
+    network: type[torch.nn.Module] | None = None,
+    **parts: int,
 ) -> str:
     import comfy.ops
     from comfy.ldm.wan.model import WanModel
 
-    network = WanModel(
+    network = (network or WanModel)(
         model_type=kind,
         dim=128,
         ffn_dim=64,
@@ -66,6 +83,7 @@ def _write_wan(
         operations=comfy.ops.disable_weight_init,
         device="cpu",
         dtype=torch.float32,
+        **parts,
     )
     config = {"config": json.dumps({"transformer": {"text_dim": text_dim}})}
     path = models / "diffusion_models" / f"{name}.safetensors"

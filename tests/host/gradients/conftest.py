@@ -13,13 +13,22 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tiny_diffusers import SCHEDULER, UNET, random_weights
-from tiny_models import write_hunyuan, write_ltx, write_quantised, write_wan, write_wan_5b, write_wan_i2v
+from tiny_models import (
+    write_hunyuan,
+    write_ltx,
+    write_quantised,
+    write_wan,
+    write_wan_5b,
+    write_wan_i2v,
+    write_wan_vace,
+)
 
 # Family -> layers that are adapted, latent size.
 FAMILIES = {
     "wan": (r"blocks\.\d+\.(self|cross)_attn\.[qkvo]", (1, 16, 3, 4, 4)),
     "wan_5b": (r"blocks\.\d+\.(self|cross)_attn\.[qkvo]", (1, 48, 3, 4, 4)),
     "wan_i2v": (r"blocks\.\d+\.(self|cross)_attn\.(q|k|v|o|k_img|v_img)", (1, 16, 3, 4, 4)),
+    "wan_vace": (r"(vace_)?blocks\.\d+\.self_attn\.[qkvo]", (1, 16, 3, 4, 4)),
     "ltx": (r"transformer_blocks\.\d+\.attn[12]\.to_(q|k|v|out\.0)", (1, 128, 3, 2, 2)),
     "hunyuan": (r"double_blocks\.\d+\.(img|txt)_attn\.(qkv|proj)|single_blocks\.\d+\.linear[12]", (1, 16, 3, 4, 4)),
     "sprites": (r".*temp_(attentions|convs)\..*(to_[qkv]|conv1\.\d+)", (1, 12, 8, 8, 8)),
@@ -144,6 +153,7 @@ def load(host, tmp_path_factory) -> Callable[..., Case]:
             "wan": lambda models: write_wan(models)[0],
             "wan_i2v": write_wan_i2v,
             "wan_5b": write_wan_5b,
+            "wan_vace": write_wan_vace,
             "ltx": write_ltx,
             "hunyuan": write_hunyuan,
         }

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-TRANSFORMERS = ("wan", "wan_i2v", "wan_5b", "ltx", "hunyuan")
+TRANSFORMERS = ("wan", "wan_i2v", "wan_5b", "wan_vace", "ltx", "hunyuan")
 CHECKPOINTED = (*TRANSFORMERS, "unet3d")
 FAMILIES = (*CHECKPOINTED, "sprites")
 
