@@ -9,7 +9,7 @@ from ...sma.roles import Family, family_of
 
 
 def family_of_model(model: Any) -> Family:
-    """The family of a MODEL, with the compression that the host knows of its VAE: members of a family may differ there.
+    """The family of a MODEL, with the compression of its VAE and the patch of its network: members of a family may differ there.
 
     An unknown kind of model has no roles, and takes whatever its VAE does.
     """
@@ -17,5 +17,11 @@ def family_of_model(model: Any) -> Family:
     try:
         family = family_of(network)
     except ValueError:
-        family = Family(name=type(network).__name__, signature="", roles={}, motion=())
-    return replace(family, temporal=latents.temporal_downscale_ratio, spatial=latents.spacial_downscale_ratio)
+        family = Family(name=type(network).__name__, signature="", roles={}, motion=(), looks=())
+    patch = getattr(network, "patch_size", family.patch)
+    return replace(
+        family,
+        temporal=latents.temporal_downscale_ratio,
+        spatial=latents.spacial_downscale_ratio,
+        patch=patch if isinstance(patch, int) else patch[-1],
+    )

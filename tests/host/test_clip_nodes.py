@@ -269,6 +269,17 @@ def test_compression_is_what_the_host_knows(host, wan_model):
     assert (family.name, family.nearest_frames(16), family.size_multiple) == ("Linear", 17, 8)
 
 
+def test_the_patch_is_what_the_network_has(host, wan_model):
+    """HunyuanVideo 1.5 makes one token of one latent pixel, its elder one of four."""
+    elder, younger = wan_model.clone(), wan_model.clone()
+    for model, patch in ((elder, [1, 2, 2]), (younger, 1)):
+        network = torch.nn.Linear(1, 1)
+        network.patch_size = patch
+        model.add_object_patch("diffusion_model", network)
+    module = host.module("nodes.host.rules")
+    assert [module.family_of_model(model).size_multiple for model in (elder, younger)] == [16, 8]
+
+
 def test_later_inputs_move_no_widget_of_saved_workflows(host):
     *widgets, vae, model = host.module("nodes.clip").LoadMotionClip.define_schema().inputs
     assert [(item.id, item.optional, item.get_io_type()) for item in (vae, model)] == [
