@@ -18,23 +18,28 @@ def read_snapped(path: Path, request: ClipRequest, family: Family) -> Clip:
         ValueError: as :func:`~.sma.clip.read_clip`.
     """
     sized = replace(request, width=family.nearest_side(request.width), height=family.nearest_side(request.height))
-    clip = _nearest(path, sized, family)
+    asked = request.frame_count or len(read_clip(path, sized).frames)
+    clip = _nearest(path, replace(sized, frame_count=asked), family)
     frames, height, width, _ = clip.frames.shape
     changes = []
-    if request.frame_count not in (0, frames):
-        changes.append(f"{frames} frames instead of {request.frame_count}")
+    if frames != asked:
+        changes.append(f"{frames} frames instead of {asked}")
     if (width, height) != (request.width, request.height):
         changes.append(f"{width}x{height} instead of {request.width}x{request.height}")
     return replace(clip, report=f"{clip.report}; for {family.name} {', '.join(changes)}") if changes else clip
 
 
 def _nearest(path: Path, request: ClipRequest, family: Family) -> Clip:
-    available = request.frame_count or len(read_clip(path, request).frames)
-    wanted = family.nearest_frames(available)
+    wanted = family.nearest_frames(request.frame_count)
+    shorter = wanted - family.temporal
     try:
         return read_clip(path, replace(request, frame_count=wanted))
-    except ValueError:
-        shorter = family.nearest_frames(wanted - family.temporal)
-        if not 2 <= shorter < available < wanted:
+    except ValueError as error:
+        if not request.frame_count < wanted:
             raise
-        return read_clip(path, replace(request, frame_count=shorter))
+        if shorter < family.nearest_frames(2):
+            raise ValueError(f"{error} {family.name} takes {wanted} frames at least.") from error
+        try:
+            return read_clip(path, replace(request, frame_count=shorter))
+        except ValueError:
+            raise error from None

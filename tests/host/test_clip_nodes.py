@@ -245,9 +245,20 @@ def test_a_film_that_is_too_short_for_the_longer_count_gives_the_shorter(host, c
     *_, count, report = load(host, "film.mp4", frame_count=24, **film)  # the film has 24, 25 would be the nearest
     assert count == 21
     assert report.endswith("; for Wan 21 frames instead of 24")
-    assert load(host, "film.mp4", frame_count=0, **film)[2] == 21
-    with pytest.raises(ValueError, match="5 frames at 8 fps need"):
-        load(host, "walk/", start=0.3, frame_count=2, **film)
+    *_, count, report = load(host, "film.mp4", frame_count=0, **film)
+    assert count == 21
+    assert report.endswith("; for Wan 21 frames instead of 24")
+
+
+def test_a_film_that_is_too_short_for_any_count_is_refused_by_the_one_asked_for(host, clips, wan_model):
+    film = {"width": 16, "height": 16, "timing": {"timing": "stride", "stride": 1}, "model": wan_model}
+    for count in (0, 2):
+        with pytest.raises(ValueError, match="5 frames at 8 fps need .* Wan takes 5 frames at least"):
+            load(host, "walk/", start=0.3, frame_count=count, **film)
+    with pytest.raises(ValueError, match="33 frames at 12 fps need [^W]*$"):  # not the 29 that were tried too
+        load(host, "film.mp4", frame_count=32, **film)
+    with pytest.raises(ValueError, match="too few for 30 fps: its frame at 0.0 s would be repeated[^W]*$"):
+        load(host, "film.mp4", frame_count=9, **film | {"timing": {"timing": "fps", "fps": 30.0}})
 
 
 def test_compression_is_what_the_host_knows(host, wan_model):
