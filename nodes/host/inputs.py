@@ -15,6 +15,22 @@ _PARTIAL = ("start_percent", "end_percent", "area", "mask")
 # Conditioning made from pictures of one clip.
 _PICTURES = ("concat_latent_image", "clip_vision_output", "reference_latents", "time_dim_concat", "control_video")
 
+# What of a host model_sampling makes a prediction kind.
+_RECKONING = ("calculate_input", "calculate_denoised")
+
+
+def check_patches(model_options: dict[str, Any]) -> None:
+    """Nothing where the network runs in every step.
+
+    Raises:
+        ValueError: a node made the model answer some steps from earlier ones.
+    """
+    if "easycache" in model_options.get("transformer_options", {}):
+        raise ValueError(
+            "The model answers some steps from earlier ones (EasyCache, LazyCache), through which nothing can be learned. "
+            "Connect the MODEL from before that node."
+        )
+
 
 def check_latent(latent: Tensor, channels: int) -> None:
     """Nothing where a latent can be trained on.
@@ -24,12 +40,17 @@ def check_latent(latent: Tensor, channels: int) -> None:
         channels: that the model takes.
 
     Raises:
-        ValueError: no video latent, wrong channel count, NaN, or an empty latent.
+        ValueError: no video latent, one with sound, wrong channel count, NaN, or an empty latent.
     """
+    if latent.is_nested:
+        raise ValueError(
+            "The latent holds sound beside the video; training needs the video latent alone. "
+            "Connect the VAE Encode of the clip."
+        )
     if latent.ndim != 5:
         raise ValueError(
             f"The latent is {list(latent.shape)}; training needs a video latent [N, C, F, H, W]. "
-            "Encode the clip with the VAE that belongs to the model."
+            "Take a video model, and encode the clip with the VAE that belongs to it."
         )
     if latent.shape[1] != channels:
         raise ValueError(
@@ -97,21 +118,13 @@ def kind_of(model_sampling: Any) -> Kind:
         ValueError: a parameterisation that is none of eps, v, flow, x0.
     """
     sampling = comfy.model_sampling
-    # The order matters: v and x0 are subclasses of EPS there, EDM and image-to-image variants of those again.
-    unsupported = (
-        sampling.EDM,
-        sampling.IMG_TO_IMG,
-        sampling.IMG_TO_IMG_FLOW,
-        sampling.COSMOS_RFLOW,
-        sampling.V_PREDICTION_DDPM,
-    )
     kinds = ((sampling.CONST, "flow"), (sampling.X0, "x0"), (sampling.V_PREDICTION, "v"), (sampling.EPS, "eps"))
-    if not isinstance(model_sampling, unsupported):
-        for base, kind in kinds:
-            if isinstance(model_sampling, base):
-                return kind
-    names = ", ".join(base.__name__ for base in type(model_sampling).__mro__[1:3])
-    raise ValueError(f"The model predicts {names}, which cannot be trained here. Use an eps, v, flow or x0 model.")
+    for base, kind in kinds:
+        # Subclasses (EDM, LCM, v of EPS) may reckon otherwise; what counts is how they do it.
+        if all(getattr(type(model_sampling), name, None) is getattr(base, name) for name in _RECKONING):
+            return kind
+    own = next(base.__name__ for base in type(model_sampling).__mro__ if vars(base).keys() & set(_RECKONING))
+    raise ValueError(f"The model predicts by {own}, which cannot be trained here. Use an eps, v, flow or x0 model.")
 
 
 def _size(latent: Tensor) -> str:

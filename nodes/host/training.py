@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ...sma.prediction import Kind
 from .gradients import differentiable
-from .inputs import check_conditioning, check_latent, kind_of
+from .inputs import check_conditioning, check_latent, check_patches, kind_of
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,11 @@ def run_in_training(
         checkpoint: run transformer blocks again in backward instead of keeping their activations.
 
     Raises:
-        ValueError: no video latent, wrong channel count, conditioning we cannot train with, or such a prediction type.
+        ValueError: no video latent, wrong channel count, or conditioning, a patch or a prediction type we cannot train with.
     """
     check_latent(latent, model.get_model_object("latent_format").latent_channels)
     check_conditioning(positive, latent)
+    check_patches(model.model_options)
     kind_of(model.get_model_object("model_sampling"))
     if model.is_dynamic():
         # Dynamically placed weights live in buffers that are reused before backward reads them.

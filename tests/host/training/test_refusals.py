@@ -31,6 +31,43 @@ def test_bad_latents_are_refused(host, case):
         case.train(latent={"samples": 0 * samples})
 
 
+def test_sound_beside_the_video_is_refused(case):
+    from comfy.nested_tensor import NestedTensor
+
+    samples = case.learning["latent"]["samples"]
+    with pytest.raises(ValueError, match="holds sound beside the video; training needs the video latent alone"):
+        case.train(latent={"samples": NestedTensor([samples, torch.zeros(1, 8, 4, 4)])})
+
+
+@pytest.mark.parametrize("node", ["EasyCache", "LazyCache"])
+def test_models_that_answer_from_earlier_steps_are_refused(host, wan_case, node):
+    options = {"reuse_threshold": 0.2, "start_percent": 0.15, "end_percent": 0.95, "verbose": False}
+    (cached,) = host.call(node, model=wan_case.model, **options)
+    with pytest.raises(ValueError, match="answers some steps from earlier ones .* Connect the MODEL from before that"):
+        wan_case.train(model=cached)
+
+
+@pytest.mark.parametrize(
+    ("node", "choice", "found"),
+    [
+        ("ModelSamplingDiscrete", {"sampling": "lcm", "zsnr": False}, "LCM"),
+        ("ModelSamplingContinuousEDM", {"sampling": "edm", "sigma_max": 120.0, "sigma_min": 0.002}, "EDM"),
+        ("ModelSamplingDiscrete", {"sampling": "img_to_img", "zsnr": False}, "IMG_TO_IMG"),
+    ],
+)
+def test_other_ways_to_predict_are_refused(host, sprites_case, node, choice, found):
+    (model,) = host.call(node, model=sprites_case.model, **choice)
+    with pytest.raises(ValueError, match=f"predicts by {found}, which cannot be trained here"):
+        sprites_case.train(model=model)
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v_prediction", "x0"])
+def test_ways_to_predict_that_nodes_choose_are_known(host, sprites_case, prediction):
+    (model,) = host.call("ModelSamplingDiscrete", model=sprites_case.model, sampling=prediction, zsnr=False)
+    kind = host.module("nodes.host.inputs").kind_of(model.get_model_object("model_sampling"))
+    assert kind == prediction.removesuffix("_prediction")
+
+
 def test_conditioning_of_several_prompts_is_refused(case):
     with pytest.raises(ValueError, match="There are 2 prompts and 1 clips; one prompt for all clips or one for each"):
         case.train(positive=case.learning["positive"] * 2)
