@@ -137,6 +137,7 @@ FAMILIES = (
         temporal=8,
         spatial=32,
         blocks=("transformer_blocks",),
+        variant=variants.ltx,
     ),
     Family(
         name="HunyuanVideo",
@@ -259,10 +260,17 @@ def check_frames(network: nn.Module, frames: int) -> None:
     """Nothing where the network can place so many latent frames in time; it is silent about unknown families.
 
     Raises:
-        ValueError: the network's table of frame positions is shorter.
+        ValueError: there is one latent frame alone, or the network's table of frame positions is shorter.
     """
     family = known_family(network)
-    if family is None or not family.positions:
+    if family is None:
+        return
+    if frames < 2 < family.nearest_frames(2):
+        raise ValueError(
+            f"The clip is 1 latent frame of this {family.name} model; motion needs at least 2, which stand for "
+            f"{family.nearest_frames(2)} frames. Raise frame_count or pick a longer clip."
+        )
+    if not family.positions:
         return
     tables = (buffer for name, buffer in network.named_buffers() if re.fullmatch(family.positions, name))
     most = min((table.shape[1] for table in tables), default=frames)

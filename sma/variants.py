@@ -42,6 +42,11 @@ def wan(network: nn.Module) -> str:
     return f"variant of {inputs} input channels"
 
 
+def ltx(network: nn.Module) -> str:
+    """``"2"``, which makes sound as well, or ``""``."""
+    return "2" if "audio_patchify_proj" in dict(network.named_children()) else ""
+
+
 def hunyuan(network: nn.Module) -> str:
     """``"1.5"``, ``"t2v"`` or ``"i2v"``."""
     if "vision_in" in dict(network.named_children()):

@@ -51,6 +51,12 @@ def ltx():
     return LTXVModel, {}
 
 
+def ltx_2():
+    from comfy.ldm.lightricks.av_model import LTXAVModel
+
+    return LTXAVModel, {}
+
+
 def hunyuan():
     from comfy.ldm.hunyuan_video.model import HunyuanVideo
 
@@ -84,6 +90,7 @@ def hunyuan():
         (vace, "Wan VACE, 30 blocks, 21 latent frames (81 frames), 120 of 474 modules adapted"),
         (camera, "Wan i2v with camera control, 40 blocks, 21 latent frames (81 frames), 160 of 410 modules adapted"),
         (ltx, "LTX-Video, 28 blocks, 21 latent frames (161 frames), 112 of 287 modules adapted"),
+        (ltx_2, "LTX-Video 2, 48 blocks, 21 latent frames (161 frames), 192 of 1394 modules adapted"),
         (hunyuan, "HunyuanVideo t2v, 60 blocks, 21 latent frames (81 frames), 160 of 344 modules adapted"),
     ],
 )
