@@ -96,6 +96,8 @@ class TrainingOptions:
                     f"The {self.expert} expert is one of two flow models and this model predicts {kind}. "
                     f"Set expert to {ONE_MODEL!r}."
                 )
+            if (family := roles.known_family(network)) is not None and not family.experts:
+                raise ValueError(f"{family.name} is one model for all noise. Set expert to {ONE_MODEL!r}.")
             boundary = self.expert_boundary or boundary_of(roles.variant_of(network))
             levels = expert_levels(self.expert, boundary, levels, sigma_at)
         return TrainingSettings(

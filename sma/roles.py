@@ -33,6 +33,7 @@ class Family:
         over_time: a pattern over the modules that do nothing but mix frames; of one frame each is to be the identity.
         positions: a pattern over buffers [1, F, width] of which the shortest bounds the frames, if the network has such.
         variant: which member of the family a network is.
+        experts: members come as two networks, one for high noise and one for low.
         diffusers: the network is diffusers' own, and so are the names of its modules.
     """
 
@@ -49,6 +50,7 @@ class Family:
     over_time: str = ""
     positions: str = ""
     variant: Callable[[nn.Module], str] | None = None
+    experts: bool = False
     diffusers: bool = False
 
     @property
@@ -122,6 +124,7 @@ FAMILIES = (
         patch=2,
         blocks=("blocks",),
         variant=variants.wan,
+        experts=True,
     ),
     Family(
         name="LTX-Video",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_models import write_ltx
 
 
 @pytest.fixture
@@ -64,6 +65,15 @@ def test_an_expert_without_noise_to_learn_at_is_refused(wan_case):
 def test_experts_of_models_that_have_none_are_refused(sprites_case):
     with pytest.raises(ValueError, match="one of two flow models and this model predicts v. Set expert to 'one model"):
         sprites_case.train(expert="low noise")
+
+
+def test_experts_of_flow_models_that_have_none_are_refused(host, wan_case):
+    unet = write_ltx(Path(host.base) / "models")
+    (model,) = host.call("UNETLoader", unet_name=unet, weight_dtype="default")
+    with pytest.raises(
+        ValueError, match="LTX-Video is one model for all noise. Set expert to 'one model for all noise'"
+    ):
+        wan_case.train(model=model, latent={"samples": torch.randn(1, 128, 3, 2, 2)}, expert="high noise")
 
 
 def test_blocks_and_role_choose_together(wan_case, said):
