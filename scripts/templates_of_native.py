@@ -77,9 +77,9 @@ NATIVE: tuple[Backbone, ...] = (
             "Motion transfer on Wan 2.2, both experts",
             "as in the host's own Wan 2.2 template; the page offers them.",
             "two trainings, one for each expert over its own range of noise; files are named after them. Motion is decided at high noise: to "
-            "save half of the time, remove the low noise trainer and its LoRA loader. 8-bit weights train as they are, and the LoRAs run in "
-            "*bypass* beside them. The change-over at step 11 of 20 is sigma 0.875 at the model's shift of 8. Run here on tiny random weights "
-            "only.",
+            "save half of the time, select the low noise trainer and its LoRA loader and press Ctrl+B. 8-bit weights train as they are, and the "
+            "LoRAs run in *bypass* beside them. The samplers change over where the trainings do: of 20 steps at the model's shift of 8, step 11 "
+            "is the first below sigma 0.875. Another shift or number of steps needs another step there. Run here on tiny random weights only.",
         ),
     ),
     Backbone(

@@ -97,3 +97,21 @@ def test_a_template_trains_and_makes_a_video(native_server, named_files, name, f
         with safe_open(lora, framework="pt") as file:
             ups = [file.get_tensor(key) for key in file.keys() if key.endswith("lora_B.weight")]
         assert ups and all(up.any() for up in ups)
+
+
+def test_the_samplers_change_over_where_the_trainings_do(host):
+    """As core samples Wan 2.2: the first step that the low noise sampler takes is the first below the boundary."""
+    import comfy.model_sampling
+    import comfy.samplers
+    import comfy.supported_models
+
+    experts = host.module("sma.experts")
+    graph = json.loads((TWINS / "wan2.2-motion-transfer.api.json").read_text())
+    high, low = (node["inputs"] for node in graph.values() if node["class_type"] == "KSamplerAdvanced")
+    schedule = comfy.model_sampling.ModelSamplingDiscreteFlow()
+    schedule.set_parameters(**comfy.supported_models.WAN21_T2V.sampling_settings)
+    sigmas = comfy.samplers.calculate_sigmas(schedule, high["scheduler"], high["steps"])
+    switch = high["end_at_step"]
+    assert switch == low["start_at_step"]
+    assert (high["scheduler"], high["steps"]) == (low["scheduler"], low["steps"])
+    assert sigmas[switch - 1] >= experts.T2V_BOUNDARY > sigmas[switch]
