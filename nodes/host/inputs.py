@@ -12,8 +12,21 @@ from ...sma.prediction import Kind
 
 # Conditioning that holds for some noise levels or places only: the rest would be denoised without the network.
 _PARTIAL = ("start_percent", "end_percent", "area", "mask")
-# Conditioning made from pictures of one clip.
-_PICTURES = ("concat_latent_image", "clip_vision_output", "reference_latents", "time_dim_concat", "control_video")
+# Conditioning made from pictures, movements or sound of one clip.
+_PICTURES = (
+    "concat_latent_image",
+    "clip_vision_output",
+    "reference_latents",
+    "context_latents",
+    "time_dim_concat",
+    "control_video",
+    "vace_frames",
+    "camera_conditions",
+    "pose_video_latent",
+    "face_video_pixels",
+    "audio_embed",
+    "keyframe_idxs",
+)
 
 # What of a host model_sampling makes a prediction kind.
 _RECKONING = ("calculate_input", "calculate_denoised")

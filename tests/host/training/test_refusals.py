@@ -79,6 +79,15 @@ def test_conditioning_of_several_prompts_is_refused(case):
         case.train(positive=[[torch.cat([text, text]), extra]])
 
 
+def test_movements_of_one_clip_are_refused_for_several(case):
+    """As the nodes for VACE and Animate hand them over."""
+    samples = case.learning["latent"]["samples"]
+    text, extra = case.learning["positive"][0]
+    for name in ("vace_frames", "pose_video_latent"):
+        with pytest.raises(ValueError, match=f"holds pictures of one clip .{name}. and the latent 2 clips"):
+            case.train(latent={"samples": torch.cat([samples, samples])}, positive=[[text, extra | {name: [samples]}]])
+
+
 def test_a_model_of_no_known_family_is_refused_with_the_remedy(host, case, monkeypatch):
     roles = host.module("sma.roles")
     own = roles.family_of(case.model.model.diffusion_model)
