@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from descent import slopes
 from safetensors.torch import save_file
 from tiny_diffusers import SCHEDULER, UNET, random_weights
 from tiny_models import (
@@ -110,16 +111,9 @@ class Case:
         def job(denoiser):
             adapter = self.adapter(denoiser)
             self.loss(denoiser).backward()
-            values = adapter.parameters()
-            size = sum(value.grad.square().sum() for value in values).sqrt()
-            losses = []
-            for step in (1e-2, -2e-2):
-                with torch.no_grad():
-                    for value in values:
-                        value.add_(value.grad / size, alpha=step)
-                    losses.append(self.loss(denoiser).item())
+            found = slopes(adapter.parameters(), lambda: self.loss(denoiser))
             adapter.detach()
-            return float(size), (losses[0] - losses[1]) / 2e-2
+            return found
 
         return self.inside(job, model=model)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from descent import descend
 
 STORAGES = ("bfloat16", "float8", "float8_e4m3fn", "int8_tensorwise")
 # Layer of the host's manual_cast operations, its arguments, the size of its input.
@@ -208,14 +209,7 @@ def test_training_on_weights_of_few_bits_lowers_the_loss(load, family, storage):
 
     def job(denoiser):
         adapter = case.adapter(denoiser)
-        optimizer = torch.optim.AdamW(adapter.parameters(), lr=1e-2)
-        losses = []
-        for _ in range(12):
-            optimizer.zero_grad()
-            loss = case.loss(denoiser)
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
+        losses = descend(adapter.parameters(), lambda: case.loss(denoiser), 12)
         adapter.detach()
         return losses
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from descent import descend
 
 TRANSFORMERS = ("wan", "wan_i2v", "wan_5b", "wan_vace", "ltx", "hunyuan")
 CHECKPOINTED = (*TRANSFORMERS, "unet3d")
@@ -192,14 +193,7 @@ def test_training_lowers_the_loss(case):
     def job(denoiser):
         assert denoiser.kind == {"sprites": "v", "unet3d": "eps"}.get(case.family, "flow")
         adapter = case.adapter(denoiser)
-        optimizer = torch.optim.AdamW(adapter.parameters(), lr=1e-2)
-        losses = []
-        for _ in range(15):
-            optimizer.zero_grad()
-            loss = case.loss(denoiser)
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
+        losses = descend(adapter.parameters(), lambda: case.loss(denoiser), 15)
         adapter.detach()
         return losses
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from descent import slopes
 from safetensors import safe_open
 
 DUAL, FULL = "dual path (MotionDirector)", "full weights (VMC)"
@@ -170,15 +171,9 @@ def test_gradients_of_whole_weights_agree_with_finite_differences(host, case):
             return (denoiser.denoise(x_t, sigma).double() - target).square().mean()
 
         loss().backward()
-        size = torch.cat([value.grad.flatten() for value in values]).norm()
-        measured = []
-        for step in (1e-2, -2e-2):
-            with torch.no_grad():
-                for value in values:
-                    value.add_(value.grad / size, alpha=step)
-                measured.append(loss().item())
+        found = slopes(values, loss)
         adapter.detach()
-        return float(size), (measured[0] - measured[1]) / 2e-2
+        return found
 
     slope, measured = case.inside(case.model, job)
     assert slope > 1e-3
