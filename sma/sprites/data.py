@@ -1,6 +1,6 @@
-"""Generated clips of one coloured shape moving over a flat grey background.
+"""Generated clips of one or two coloured shapes moving over a grey background, which may be textured and move as well.
 
-A path is the state of the sprite per frame, [F,3] = (x, y, size): the centre from the top left corner and the size, all
+A path is the state of a sprite per frame, [F,3] = (x, y, size): the centre from the top left corner and the size, all
 as a share of the frame's width. Size is the diameter of the circle of equal area, so the three shapes of one size cover
 the same number of pixels.
 """
@@ -8,13 +8,15 @@ the same number of pixels.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from .ground import GROUNDS, Ground
+
 FRAMES = 8
-SIZE = 16
+SIZE = 32
 COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0.92, 0.10, 0.10),
     "green": (0.08, 0.78, 0.16),
@@ -24,8 +26,20 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "magenta": (0.92, 0.12, 0.86),
 }
 SHAPES: tuple[str, ...] = ("circle", "square", "triangle")
-MOTIONS: tuple[str, ...] = ("circle", "back", "zoom", "diagonal", "zigzag", "bounce")
-BACKGROUND = (0.08, 0.50)
+MOTIONS: tuple[str, ...] = (
+    "circle",
+    "back",
+    "zoom",
+    "diagonal",
+    "zigzag",
+    "bounce",
+    "eight",
+    "spiral",
+    "corner",
+    "pulse",
+)
+# Share of clips with a second sprite, and how large two sprites are against one.
+_PAIRS, _PAIR_SIZE = 0.25, 0.75
 # Half the equal-area square and the inradius of the equal-area upright triangle, in units of the circle's radius.
 _SQUARE = math.sqrt(math.pi) / 2
 _TRIANGLE = math.sqrt(math.pi / (3 * math.sqrt(3)))
@@ -35,12 +49,13 @@ _MARGIN = 1.3
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """One sprite on one path: colour and shape by name, path [F,3] (see the module), background shade 0..1."""
+    """One sprite on one path: colour and shape by name, path [F,3] (see the module), background: a shade 0..1 or a Ground
+    of one clip."""
 
     colour: str
     shape: str
     path: Tensor
-    background: float = 0.3
+    background: float | Ground = 0.3
 
     def __post_init__(self) -> None:
         if self.colour not in COLOURS:
@@ -51,27 +66,45 @@ class Scene:
             raise ValueError(f"The path has shape {tuple(self.path.shape)}; it must be [F,3] = (x, y, size) per frame.")
 
     @property
+    def ground(self) -> Ground:
+        if isinstance(self.background, Ground):
+            return self.background
+        return Ground.flat(torch.tensor([self.background]))
+
+    @property
     def prompt(self) -> str:
-        """The words that describe it: "red circle"; never its motion."""
-        return f"{self.colour} {self.shape}"
+        """The words that describe it: "red circle on plain"; never its motion."""
+        return f"{self.colour} {self.shape} on {GROUNDS[self.ground.kind.item()]}"
 
     def render(self, size: int = SIZE) -> Tensor:
         """The clip, [3,F,size,size] in 0..1."""
-        colour = torch.tensor([list(COLOURS).index(self.colour)])
-        shape = torch.tensor([SHAPES.index(self.shape)])
-        return render(self.path[None], colour, shape, torch.tensor([self.background]), size=size)[0]
+        sprite = Sprites(
+            torch.tensor([list(COLOURS).index(self.colour)]),
+            torch.tensor([SHAPES.index(self.shape)]),
+            self.path[None],
+        )
+        return render([sprite], self.ground, size=size)[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Sprites:
+    """One sprite in each of B clips: colour and shape [B], indices into COLOURS and SHAPES; path [B,F,3]; shown [B], bool,
+    None is all."""
+
+    colour: Tensor
+    shape: Tensor
+    path: Tensor
+    shown: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Random clips: video [B,3,F,H,W] in 0..1; colour and shape [B], indices into COLOURS and SHAPES; path [B,F,3];
-    background [B], 0..1."""
+    """Random clips: video [B,3,F,H,W] in 0..1, the sprite in front, the other one of those clips that have two, the ground."""
 
     video: Tensor
-    colour: Tensor
-    shape: Tensor
-    path: Tensor
-    background: Tensor
+    sprite: Sprites
+    other: Sprites
+    ground: Ground = field(repr=False)
 
 
 def coverage(path: Tensor, shape: Tensor, *, size: int = SIZE, supersampling: int = 4) -> Tensor:
@@ -91,11 +124,16 @@ def coverage(path: Tensor, shape: Tensor, *, size: int = SIZE, supersampling: in
     return torch.nn.functional.avg_pool2d(inside.float(), supersampling)
 
 
-def render(path: Tensor, colour: Tensor, shape: Tensor, background: Tensor, *, size: int = SIZE) -> Tensor:
-    """Draw a batch: path [B,F,3], colour, shape and background [B] -> video [B,3,F,size,size] in 0..1."""
-    alpha = coverage(path, shape, size=size)[:, None]
+def render(sprites: list[Sprites], ground: Ground, *, size: int = SIZE) -> Tensor:
+    """Draw sprites, the hindmost first, on their grounds: video [B,3,F,size,size] in 0..1."""
     palette = torch.tensor(list(COLOURS.values()))
-    return background[:, None, None, None, None] * (1 - alpha) + palette[colour][:, :, None, None, None] * alpha
+    video = ground.render(sprites[0].path.shape[1], size)[:, None].expand(-1, 3, -1, -1, -1)
+    for sprite in sprites:
+        alpha = coverage(sprite.path, sprite.shape, size=size)[:, None]
+        if sprite.shown is not None:
+            alpha = alpha * sprite.shown[:, None, None, None, None]
+        video = video * (1 - alpha) + palette[sprite.colour][:, :, None, None, None] * alpha
+    return video
 
 
 def named_path(name: str, frames: int = FRAMES) -> Tensor:
@@ -119,13 +157,24 @@ def named_path(name: str, frames: int = FRAMES) -> Tensor:
         x, y = 0.28 + 0.44 * u, 0.5 + 0.18 * _triangle_wave(1.75 * u)
     elif name == "bounce":
         x, y = 0.28 + 0.44 * u, 0.72 - 0.40 * torch.sin(2 * math.pi * u).abs()
+    elif name == "eight":
+        angle = 2 * math.pi * u * 7 / 8
+        x, y = 0.5 + 0.22 * torch.sin(angle), 0.5 + 0.2 * torch.sin(2 * angle)
+    elif name == "spiral":
+        angle, radius = -2.5 * math.pi * u, 0.24 - 0.18 * u
+        x, y = 0.5 + radius * torch.cos(angle), 0.5 + radius * torch.sin(angle)
+    elif name == "corner":
+        x, y = 0.28 + 0.44 * (2 * u).clamp(max=1), 0.72 - 0.44 * (2 * u - 1).clamp(min=0)
+    elif name == "pulse":
+        size = 0.26 + 0.26 * torch.sin(math.pi * u)
     return torch.stack([x, y, size], -1)
 
 
-def random_paths(count: int, generator: torch.Generator, frames: int = FRAMES) -> Tensor:
+def random_paths(count: int, generator: torch.Generator, frames: int = FRAMES, scale: Tensor | float = 1.0) -> Tensor:
     """Random motions [B,F,3]: lines, arcs, zig-zags, bounces, back and forth, wandering, zooms; some others zoom too.
 
-    Every path stays inside the frame; where on it, in which direction and how fast is random.
+    Every path stays inside the frame; where on it, in which direction and how fast is random. scale [B] or one value: how
+    large the sprites are against the usual ones.
     """
 
     def uniform(low: float, high: float) -> Tensor:
@@ -162,16 +211,23 @@ def random_paths(count: int, generator: torch.Generator, frames: int = FRAMES) -
     wave = torch.where(uniform(0, 1) < 0.5, wave, 1 - wave)
     zooms = (kind == 6)[:, None] | (uniform(0, 1) < 0.15)
     sizes = torch.where(zooms, low + (high - low) * wave, size.expand(-1, frames))
+    sizes = sizes * torch.as_tensor(scale).reshape(-1, 1)
     return _fit(shift, sizes, torch.rand(count, 1, 2, generator=generator))
 
 
 def random_batch(count: int, generator: torch.Generator, *, frames: int = FRAMES, size: int = SIZE) -> Batch:
-    """Random colours, shapes, motions and background shades, all independent of each other."""
+    """Random colours, shapes, motions and grounds, all independent of each other but for the colours of two sprites in one
+    clip, which differ."""
     colour = torch.randint(len(COLOURS), (count,), generator=generator)
     shape = torch.randint(len(SHAPES), (count,), generator=generator)
-    background = BACKGROUND[0] + (BACKGROUND[1] - BACKGROUND[0]) * torch.rand(count, generator=generator)
-    path = random_paths(count, generator, frames)
-    return Batch(render(path, colour, shape, background, size=size), colour, shape, path, background)
+    other_colour = (colour + torch.randint(1, len(COLOURS), (count,), generator=generator)) % len(COLOURS)
+    other_shape = torch.randint(len(SHAPES), (count,), generator=generator)
+    two = torch.rand(count, generator=generator) < _PAIRS
+    scale = torch.where(two, _PAIR_SIZE, 1.0)
+    ground = Ground.random(count, generator)
+    sprite = Sprites(colour, shape, random_paths(count, generator, frames, scale))
+    other = Sprites(other_colour, other_shape, random_paths(count, generator, frames, scale), two)
+    return Batch(render([other, sprite], ground, size=size), sprite, other, ground)
 
 
 def _triangle_wave(cycles: Tensor) -> Tensor:

@@ -11,16 +11,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .data import COLOURS, FRAMES, MOTIONS, SHAPES, SIZE, Scene, named_path, random_batch
+from .data import COLOURS, FRAMES, MOTIONS, SHAPES, SIZE, Scene, named_path, random_batch, render
+from .ground import GROUNDS, Ground
 from .model import DEFAULT_WEIGHTS, PATCH, SpritesModel, generate, load_sprites
 from .score import classify, motion_score, track
 
+# Along the border the grey levels of the data have a standard deviation of 0 or of more than 0.0139.
+_TEXTURED = 0.0125
+_GREY = 0.1
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """clips: noises per prompt (18 prompts: 6 colours x 3 shapes); steps and guidance: of the DDIM sampler."""
+    """clips: noises per prompt (18 prompts of one sprite: 6 colours x 3 shapes, each on one of the grounds in turn; and 18
+    of two); steps and guidance: of the DDIM sampler."""
 
     clips: int = 6
     steps: int = 20
@@ -32,9 +37,27 @@ class EvaluationSettings:
             raise ValueError(f"{self.clips} clips of {self.steps} steps show nothing; use at least 1 of each.")
 
 
-def sample_prompts(model: SpritesModel, settings: EvaluationSettings) -> tuple[list[str], Tensor]:
+def single_prompts() -> list[str]:
+    """Every colour and shape, each ground equally often with every shape: "red circle on plain"."""
+    return [
+        f"{colour} {shape} on {GROUNDS[(row + column) % len(GROUNDS)]}"
+        for row, colour in enumerate(COLOURS)
+        for column, shape in enumerate(SHAPES)
+    ]
+
+
+def pair_prompts() -> list[str]:
+    """Every colour and shape beside a sprite of the next colour and shape: "red circle and green square on plain"."""
+    colours, shapes = list(COLOURS), list(SHAPES)
+    return [
+        f"{colour} {shape} and {colours[(row + 1) % len(colours)]} {shapes[(column + 1) % len(shapes)]} on plain"
+        for row, colour in enumerate(colours)
+        for column, shape in enumerate(shapes)
+    ]
+
+
+def sample_prompts(model: SpritesModel, prompts: list[str], settings: EvaluationSettings) -> tuple[list[str], Tensor]:
     """Every prompt `clips` times and what the model makes of it: videos [N,F,H,W,3] in 0..1, fixed by the seed."""
-    prompts = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
     generator = torch.Generator().manual_seed(settings.seed)
     shape = (len(prompts), 3 * PATCH**2, FRAMES, SIZE // PATCH, SIZE // PATCH)
     videos = [
@@ -51,25 +74,31 @@ def sample_prompts(model: SpritesModel, settings: EvaluationSettings) -> tuple[l
 
 
 def evaluate(model: SpritesModel, settings: EvaluationSettings | None = None) -> dict[str, object]:
-    """Shares (0..1) of right colours, right shapes and visible sprites; motion cosines (mean, sd) against random clips
-    and the named motions; speed and extent in pixels, beside those of the data; flicker of the background (0..1)."""
+    """Shares (0..1) of right colours, right shapes and visible sprites, of clips of two that show both sprites rightly, of
+    grounds that are textured where asked for and plain where not; motion cosines (mean, sd) against random clips and the
+    named motions; speed and extent in pixels, beside those of the data; flicker of plain grounds (0..1)."""
     settings = settings or EvaluationSettings()
-    prompts, videos = sample_prompts(model, settings)
+    prompts, videos = sample_prompts(model, single_prompts(), settings)
+    asked = [tuple(prompt.split(" on ")[0].split()) for prompt in prompts]
     named = [classify(video) for video in videos]
-    asked = [tuple(prompt.split()) for prompt in prompts]
     generator = torch.Generator().manual_seed(settings.seed)
-    data = random_batch(len(prompts), generator).video.movedim(1, -1)
+    sprites = random_batch(len(prompts), generator).sprite
+    data = render([sprites], Ground.random(len(prompts), generator)).movedim(1, -1)
     references = {motion: Scene("red", "circle", named_path(motion)).render().movedim(0, -1) for motion in MOTIONS}
     per_shape = {
         shape: _share([got[1] == want[1] for got, want in zip(named, asked, strict=True) if want[1] == shape])
         for shape in SHAPES
     }
+    textured = [_texture(video) > _TEXTURED for video in videos]
+    plain = [prompt.endswith("plain") for prompt in prompts]
     return {
         "clips": len(prompts),
         "colour_right": _share([got[0] == want[0] for got, want in zip(named, asked, strict=True)]),
         "shape_right": _share([got[1] == want[1] for got, want in zip(named, asked, strict=True)]),
         "shape_right_per_shape": per_shape,
         "visible": _share([share for video in videos for share in track(video).visible.tolist()]),
+        **_pairs(model, settings),
+        "ground_right": _share([rough != flat for rough, flat in zip(textured, plain, strict=True)]),
         "motion_cosine_random": _spread([motion_score(v, d).cosine for v, d in zip(videos, data, strict=True)]),
         "motion_cosine_named": {
             motion: _spread([motion_score(video, reference).cosine for video in videos])
@@ -77,8 +106,27 @@ def evaluate(model: SpritesModel, settings: EvaluationSettings | None = None) ->
         },
         "speed_and_extent_px": _movement(videos),
         "speed_and_extent_px_of_data": _movement(data),
-        "background_flicker": round(_flicker(videos), 4),
+        "plain_ground_flicker": round(_flicker(videos[torch.tensor(plain)]), 4),
     }
+
+
+def _pairs(model: SpritesModel, settings: EvaluationSettings) -> dict[str, float]:
+    """Of clips of two: share in which both colours are seen in some frame, and share of those sprites with the right shape."""
+    prompts, videos = sample_prompts(model, pair_prompts(), settings)
+    both, shapes = [], []
+    for prompt, video in zip(prompts, videos, strict=True):
+        wanted = [tuple(part.split()) for part in prompt.removesuffix(" on plain").split(" and ")]
+        shown = [(classify(video, colour), shape) for colour, shape in wanted]
+        both.append(all(seen[0] is not None for seen, _ in shown))
+        shapes += [seen[1] == shape for seen, shape in shown if seen[0] is not None]
+    return {"pair_both_shown": _share(both), "pair_shape_right": _share(shapes)}
+
+
+def _texture(video: Tensor) -> float:
+    """Standard deviation of the grey level along the first frame's border, sprites left out."""
+    border = torch.cat([video[0, 0], video[0, -1], video[0, :, 0], video[0, :, -1]])
+    grey = border.amax(1) - border.amin(1) < _GREY
+    return border[grey].mean(1).std().item() if grey.sum() > 1 else 0.0
 
 
 def _share(values: list[bool]) -> float:
@@ -104,7 +152,7 @@ def _movement(videos: Tensor) -> list[float]:
 
 
 def _flicker(videos: Tensor) -> float:
-    """Standard deviation over time of the four corner pixels, which no sprite reaches."""
+    """Standard deviation over time of the four corner pixels, which no sprite reaches, of clips [N,F,H,W,3]."""
     corners = videos[:, :, [0, 0, -1, -1], [0, -1, 0, -1]]
     return corners.std(1).mean().item()
 

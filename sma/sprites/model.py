@@ -1,8 +1,9 @@
-"""The sprites model: a UNet3D on space-to-depth pixels, v-prediction on a zero-terminal-SNR schedule."""
+"""The sprites model: a UNet3D on space-to-depth pixels with frame positions, v-prediction on a zero-terminal-SNR schedule."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,11 @@ from torch.nn import functional as F
 from ..networks.unet3d import build_unet3d
 from .prompt import PromptEmbedding
 
-PATCH = 2
+PATCH = 4
 UNET_CONFIG: dict[str, Any] = {
     "sample_size": 8,
-    "in_channels": 12,
-    "out_channels": 12,
+    "in_channels": 48,
+    "out_channels": 48,
     "down_block_types": ["CrossAttnDownBlock3D", "DownBlock3D"],
     "up_block_types": ["UpBlock3D", "CrossAttnUpBlock3D"],
     "block_out_channels": [32, 64],
@@ -41,11 +42,9 @@ DEFAULT_WEIGHTS = Path(__file__).with_name("sprites.safetensors")
 
 
 def to_latent(video: Tensor) -> Tensor:
-    """Pixels [B,3,F,H,W] in 0..1 to latents [B,12,F,H/2,W/2] in -1..1: each 2x2 patch becomes channels."""
+    """Pixels [B,3,F,H,W] in 0..1 to latents [B,48,F,H/4,W/4] in -1..1: each 4x4 patch becomes channels."""
     if video.shape[-2] % PATCH or video.shape[-1] % PATCH:
-        raise ValueError(
-            f"A frame of {video.shape[-1]}x{video.shape[-2]} pixels does not divide by {PATCH}; crop it to even sides."
-        )
+        raise ValueError(f"A frame of {video.shape[-1]}x{video.shape[-2]} pixels does not divide by {PATCH}; crop it.")
     return F.pixel_unshuffle((video * 2 - 1).movedim(2, 1), PATCH).movedim(1, 2)
 
 
@@ -75,13 +74,49 @@ def sampling_sigmas(steps: int) -> Tensor:
     return torch.cat([table[index], torch.zeros(1)])
 
 
+def build_network(config: Mapping[str, Any], **placing: Any) -> nn.Module:
+    """The UNet3D, with two things diffusers' own lacks; keys stay diffusers'. placing: as of `build_unet3d`.
+
+    Frame positions: without them only the temporal convolutions tell one order of frames from another, and an adapter on
+    temporal attention alone has little to work with. As in AnimateDiff's motion modules, sinusoids are added where
+    temporal attention begins.
+
+    Output: the layers estimate x0, which lies in far fewer dimensions than the 48 channels of noise that a v-prediction
+    would have to carry through 32 (Li & He 2025, arXiv 2511.13720); what leaves the network is v = (sqrt(ab) x - x0) / sqrt(1-ab).
+    """
+    from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
+
+    network = build_unet3d(config, **placing)
+    for module in network.modules():
+        if isinstance(module, TransformerTemporalModel):
+            module.proj_in.register_forward_hook(_add_positions)
+    signal = 1 / (1 + sigmas().square()).sqrt()
+
+    def to_velocity(module: nn.Module, args: tuple, output: Any) -> Any:
+        x, timestep = args[0], torch.as_tensor(args[1])
+        a = signal.to(x.device)[timestep.long()].view(-1, *[1] * (x.ndim - 1))
+        output.sample = ((a * x.float() - output.sample.float()) / (1 - a.square()).sqrt()).to(x.dtype)
+        return output
+
+    network.register_forward_hook(to_velocity)
+    return network
+
+
+def _add_positions(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+    """[N,F,D] plus sinusoids over F (Vaswani et al. 2017, section 3.5)."""
+    frames, width = output.shape[-2:]
+    rate = torch.exp(torch.arange(0, width, 2, device=output.device) * (-math.log(10000.0) / width))
+    angle = torch.arange(frames, device=output.device)[:, None] * rate
+    return output + torch.stack([angle.sin(), angle.cos()], -1).flatten(1).to(output.dtype)
+
+
 class SpritesModel(nn.Module):
     """UNet and prompt embedding; state-dict keys `unet.*` and `prompt.*`."""
 
     def __init__(self, config: Mapping[str, Any] = UNET_CONFIG) -> None:
         super().__init__()
         self.config = dict(config)
-        self.unet = build_unet3d(config)
+        self.unet = build_network(config)
         self.prompt = PromptEmbedding(config["cross_attention_dim"])
         self.register_buffer("log_sigmas", sigmas().log(), persistent=False)
 
@@ -90,10 +125,10 @@ class SpritesModel(nn.Module):
         return self.unet(x, timestep, encoder_hidden_states=context).sample
 
     def denoise(self, x_t: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
-        """Clean estimate x0_hat [B,12,F,8,8] from x_t = x0 + sigma noise.
+        """Clean estimate x0_hat [B,48,F,8,8] from x_t = x0 + sigma noise.
 
         sigma: [B] > 0; the network's timestep is the nearest one in log sigma, as ComfyUI chooses it.
-        context: [B,2,32] from `prompt.encode`.
+        context: [B,5,32] from `prompt.encode`.
         """
         timestep = (sigma.log()[:, None] - self.log_sigmas).abs().argmin(1)
         s = sigma.view(-1, *[1] * (x_t.ndim - 1))
@@ -132,7 +167,7 @@ def sample(
 def generate(
     model: SpritesModel, prompts: list[str], noise: Tensor, *, steps: int = 20, guidance: float = 3.0
 ) -> Tensor:
-    """Videos [B,3,F,H,W] in 0..1 for one prompt per item of the unit noise [B,12,F,H/2,W/2]."""
+    """Videos [B,3,F,H,W] in 0..1 for one prompt per item of the unit noise [B,48,F,H/4,W/4]."""
     with torch.no_grad():
         context, null = model.prompt.encode(prompts), model.prompt.encode([""] * len(prompts))
     return to_video(sample(model.denoise, noise, sampling_sigmas(steps), context, null=null, guidance=guidance))

@@ -1,4 +1,4 @@
-"""Words to the two tokens the sprites model reads: one for the colour, one for the shape."""
+"""Words to the five tokens the sprites model reads: colour and shape of one sprite and of another, and the ground."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .data import COLOURS, SHAPES
+from .ground import GROUNDS
 
 _SYNONYMS: dict[str, str] = {
     "ball": "circle",
@@ -18,38 +19,65 @@ _SYNONYMS: dict[str, str] = {
     "pink": "magenta",
     "purple": "magenta",
     "turquoise": "cyan",
+    "flat": "plain",
+    "striped": "stripes",
+    "cloudy": "clouds",
+}
+# Words of each token. The index after the last word is the null token, where a word is missing or dropped; the second
+# sprite's tokens have one more, that there is none.
+SLOTS: dict[str, tuple[str, ...]] = {
+    "colour": tuple(COLOURS),
+    "shape": SHAPES,
+    "other_colour": tuple(COLOURS),
+    "other_shape": SHAPES,
+    "ground": GROUNDS,
 }
 
 
+def null_token(slot: str) -> int:
+    """Of a word that is missing."""
+    return len(SLOTS[slot])
+
+
+def none_token(slot: str) -> int:
+    """Of the second sprite's slots: there is no second sprite."""
+    return len(SLOTS[slot]) + 1
+
+
 def known_words() -> tuple[str, ...]:
-    """Every word that changes the picture: colours, shapes, and their synonyms."""
-    return (*COLOURS, *SHAPES, *_SYNONYMS)
+    """Every word that changes the picture: colours, shapes, grounds, and their synonyms."""
+    return (*COLOURS, *SHAPES, *GROUNDS, *_SYNONYMS)
 
 
-def tokenize(prompt: str) -> tuple[int, int]:
-    """(colour, shape) as indices into COLOURS and SHAPES; the first known word of a slot wins.
+def tokenize(prompt: str) -> tuple[int, ...]:
+    """One token per slot of SLOTS: "red circle and blue square on stripes" names all five.
 
-    A slot without a known word gets its null token, the index after the last: len(COLOURS) or len(SHAPES).
+    The first colour and shape are one sprite's, the second ones another's; a prompt that names no second one asks for a
+    single sprite. A prompt without any known word is the empty prompt: five null tokens.
     """
-    colours, shapes = list(COLOURS), list(SHAPES)
     words = [_SYNONYMS.get(word, word) for word in re.findall(r"[a-z]+", prompt.lower())]
-    colour = next((colours.index(word) for word in words if word in COLOURS), len(colours))
-    shape = next((shapes.index(word) for word in words if word in SHAPES), len(shapes))
-    return colour, shape
+    found: dict[str, int] = {}
+    for word in words:
+        slot = next((slot for slot, known in SLOTS.items() if word in known and slot not in found), None)
+        if slot is not None:
+            found[slot] = SLOTS[slot].index(word)
+    if found and not {"other_colour", "other_shape"} & found.keys():
+        found |= {slot: none_token(slot) for slot in ("other_colour", "other_shape")}
+    return tuple(found.get(slot, null_token(slot)) for slot in SLOTS)
 
 
 class PromptEmbedding(nn.Module):
-    """Token pairs [B,2] to cross-attention context [B,2,dim]; state-dict keys `colour.weight` and `shape.weight`."""
+    """Tokens [B,5] to cross-attention context [B,5,dim]; state-dict keys `<slot>.weight`."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.colour = nn.Embedding(len(COLOURS) + 1, dim)
-        self.shape = nn.Embedding(len(SHAPES) + 1, dim)
+        for slot in SLOTS:
+            self.add_module(slot, nn.Embedding(none_token(slot) + 1, dim))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return torch.stack([self.colour(tokens[:, 0]), self.shape(tokens[:, 1])], 1)
+        return torch.stack([self.get_submodule(slot)(tokens[:, k]) for k, slot in enumerate(SLOTS)], 1)
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Prompts to context [B,2,dim]. The empty prompt is the null context that guidance steers away from."""
+        """Prompts to context [B,5,dim]. The empty prompt is the null context that guidance steers away from."""
         tokens = torch.tensor([tokenize(prompt) for prompt in prompts], device=self.colour.weight.device)
         return self(tokens)

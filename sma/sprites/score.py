@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from .data import COLOURS, SHAPES, coverage
 
-# Sprites differ from any background of the generator by 0.5 or more in RGB; flicker of a trained model stays below 0.1.
+# Every colour of the palette lies 0.58 or more from grey; the grounds of a trained model stay within 0.1 of it.
 _MIN_CONTRAST = 0.25
 _AREA = (0.008, 0.5)
 # Second moment over that of a disc of equal area: square 1.05, triangle 1.21; scattered noise lies far above.
@@ -48,15 +48,18 @@ class MotionScore:
     visible: float
 
 
-def track(video: Tensor) -> Track:
-    """Find the sprite in every frame of a clip [F,H,W,3] in 0..1 with a flat background; any size from 8x8 pixels."""
+def track(video: Tensor, colour: str | None = None) -> Track:
+    """Find the sprite in every frame of a clip [F,H,W,3] in 0..1 on a grey background, of any texture; any size from 8x8 pixels.
+
+    colour: of COLOURS, to follow the sprite of this colour where there are two; None follows the one that stands out most.
+    """
     if video.ndim != 4 or video.shape[3] != 3 or min(video.shape[1:3]) < 8:
         raise ValueError(f"The clip has shape {tuple(video.shape)}; it must be [F,H,W,3] with at least 8x8 pixels.")
     frames = video.detach().float().movedim(3, 1)
     if frames.shape[3] > _ANALYSIS_WIDTH:
         height = max(8, round(frames.shape[2] * _ANALYSIS_WIDTH / frames.shape[3]))
         frames = F.interpolate(frames, (height, _ANALYSIS_WIDTH), mode="area")
-    found = [_track_frame(frame) for frame in frames]
+    found = [_track_frame(frame, colour) for frame in frames]
     return Track(*(torch.stack(part) for part in zip(*found, strict=True)))
 
 
@@ -81,12 +84,12 @@ def motion_score(video: Tensor, reference: Tensor) -> MotionScore:
     return MotionScore(cosine, 100 * (a - b).norm(dim=1).mean().item(), visible)
 
 
-def classify(video: Tensor) -> tuple[str | None, str | None]:
+def classify(video: Tensor, colour: str | None = None) -> tuple[str | None, str | None]:
     """(colour, shape) of the sprite in a clip [F,H,W,3] with square frames: nearest palette colour and drawn outline.
 
-    (None, None) where no frame shows a sprite.
+    (None, None) where no frame shows a sprite. colour: as of `track`.
     """
-    seen = track(video)
+    seen = track(video, colour)
     if seen.alpha.shape[1] != seen.alpha.shape[2]:
         raise ValueError(
             f"The clip has {video.shape[2]}x{video.shape[1]} pixels; crop it to a square to see its shape."
@@ -94,22 +97,27 @@ def classify(video: Tensor) -> tuple[str | None, str | None]:
     if not seen.visible.any():
         return None, None
     palette = torch.tensor(list(COLOURS.values()))
-    colour = (seen.colour[seen.visible].mean(0) - palette).norm(dim=1).argmin().item()
+    nearest = (seen.colour[seen.visible].mean(0) - palette).norm(dim=1).argmin().item()
     path = seen.path[seen.visible].expand(len(SHAPES), -1, -1)
     drawn = coverage(path, torch.arange(len(SHAPES)), size=seen.alpha.shape[1])
     shape = (drawn - seen.alpha[seen.visible]).square().mean((1, 2, 3)).argmin().item()
-    return list(COLOURS)[colour], SHAPES[shape]
+    return list(COLOURS)[nearest], SHAPES[shape]
 
 
 def _centred(path: Tensor) -> Tensor:
     return path - path.mean(0, keepdim=True)
 
 
-def _track_frame(frame: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _track_frame(frame: Tensor, only: str | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Path [3], visible [], alpha [h,w] and colour [3] of one frame [3,h,w]."""
     height, width = frame.shape[1:]
     background = frame.flatten(1).median(1).values
-    difference = frame - background[:, None, None]
+    # Without its grey part a pixel is the sprite's share of colour, whatever texture lies behind.
+    difference = _chroma(frame) - _chroma(background)[:, None, None]
+    if only is not None:
+        palette = F.normalize(_chroma(torch.tensor(list(COLOURS.values())).T), dim=0)
+        nearest = torch.einsum("cp,chw->phw", palette, difference).argmax(0)
+        difference = difference * (nearest == list(COLOURS).index(only))
     # The strongest pixels give a first colour, those that have at least 0.7 of it the second, less drawn to outliers.
     strongest = difference.norm(dim=0).flatten().topk(max(3, round(0.03 * height * width))).indices
     colour = difference.flatten(1)[:, strongest].mean(1)
@@ -129,7 +137,15 @@ def _track_frame(frame: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if moment * 2 * math.pi / mass > _MAX_SPREAD:
         return nothing
     size = 2 * (mass / math.pi).sqrt()
-    return torch.stack([x, y, size]) / width, torch.tensor(True), alpha, background + colour
+    # The grey part, which the colour's name needs, is that of the sprite's inner pixels.
+    inside = (alpha > 0.7)[None] if (alpha > 0.7).any() else (alpha >= alpha.max())[None]
+    shown = (frame * inside).sum((1, 2)) / inside.sum()
+    return torch.stack([x, y, size]) / width, torch.tensor(True), alpha, shown
+
+
+def _chroma(rgb: Tensor) -> Tensor:
+    """RGB [3,...] less its mean over R, G, B."""
+    return rgb - rgb.mean(0, keepdim=True)
 
 
 def _projection(difference: Tensor, colour: Tensor) -> Tensor:

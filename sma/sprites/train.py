@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .data import COLOURS, SHAPES, random_batch
+from .data import Batch, random_batch
 from .model import DEFAULT_WEIGHTS, SpritesModel, save, sigmas, to_latent
+from .prompt import SLOTS, none_token, null_token
 
 logger = logging.getLogger(__name__)
 
@@ -23,11 +24,12 @@ logger = logging.getLogger(__name__)
 class TrainSettings:
     """The recipe. With the same settings, machine and torch build every run draws the same clips, noise and weights.
 
-    drop_prompt: share of clips that lose the whole prompt (for guidance); drop_word: share per slot that loses its
-    word, so that "red" or "triangle" alone is a prompt as well.
+    drop_prompt: share of clips that lose the whole prompt (for guidance); drop_word and drop_ground: share that loses the
+    word of a sprite's slot or of the ground, so that "red" or "triangle" alone is a prompt as well. weight_limit: the squared
+    error of x0 counts 1 / (1 - alpha_bar) times, as an error of v does, but at most so many times.
     """
 
-    steps: int = 7000
+    steps: int = 9000
     batch: int = 12
     learning_rate: float = 2e-3
     warmup: int = 60
@@ -36,6 +38,8 @@ class TrainSettings:
     ema: float = 0.998
     drop_prompt: float = 0.10
     drop_word: float = 0.03
+    drop_ground: float = 0.3
+    weight_limit: float = 25.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -47,11 +51,36 @@ class TrainSettings:
         return self.learning_rate * min(1.0, (step + 1) / self.warmup, 2 * (self.steps - step) / self.steps)
 
 
-def training_batch(settings: TrainSettings, step: int, alpha_bar: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What one step sees: network input and v target [B,12,F,8,8], timestep [B], tokens [B,2].
+def prompt_tokens(clips: Batch) -> Tensor:
+    """The whole prompt of every clip, [B,5]."""
+    columns = {"colour": clips.sprite.colour, "shape": clips.sprite.shape, "ground": clips.ground.kind}
+    for slot, words in (("other_colour", clips.other.colour), ("other_shape", clips.other.shape)):
+        columns[slot] = torch.where(clips.other.shown, words, none_token(slot))
+    return torch.stack([columns[slot] for slot in SLOTS], 1)
 
-    It depends on the seed and the step's number only, so a resumed run sees what an unbroken one does.
-    """
+
+def drop_words(tokens: Tensor, settings: TrainSettings, generator: torch.Generator) -> Tensor:
+    """Tokens [B,5] with some of them null."""
+    chance = torch.rand(tokens.shape, generator=generator)
+    limits = [settings.drop_ground if slot == "ground" else settings.drop_word for slot in SLOTS]
+    whole = torch.rand(len(tokens), 1, generator=generator) < settings.drop_prompt
+    nulls = torch.tensor([null_token(slot) for slot in SLOTS])
+    return torch.where(whole | (chance < torch.tensor(limits)), nulls, tokens)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingBatch:
+    """What one step sees: network input and v target [B,48,F,8,8], timestep [B], tokens [B,5], weight [B] of the squared error."""
+
+    x: Tensor
+    target: Tensor
+    timestep: Tensor
+    tokens: Tensor
+    weight: Tensor
+
+
+def training_batch(settings: TrainSettings, step: int, alpha_bar: Tensor) -> TrainingBatch:
+    """It depends on the seed and the step's number only, so a resumed run sees what an unbroken one does."""
     generator = torch.Generator().manual_seed(settings.seed * 10_000_019 + step)
     count = settings.batch
     clips = random_batch(count, generator)
@@ -61,11 +90,9 @@ def training_batch(settings: TrainSettings, step: int, alpha_bar: Tensor) -> tup
     timestep = (strata * len(alpha_bar)).long().clamp(max=len(alpha_bar) - 1)
     signal = alpha_bar[timestep].sqrt().view(-1, 1, 1, 1, 1)
     spread = (1 - alpha_bar[timestep]).sqrt().view(-1, 1, 1, 1, 1)
-    dropped = torch.rand(count, 3, generator=generator)
-    whole = dropped[:, 0] < settings.drop_prompt
-    colour = clips.colour.masked_fill(whole | (dropped[:, 1] < settings.drop_word), len(COLOURS))
-    shape = clips.shape.masked_fill(whole | (dropped[:, 2] < settings.drop_word), len(SHAPES))
-    return signal * x0 + spread * noise, signal * noise - spread * x0, timestep, torch.stack([colour, shape], 1)
+    tokens = drop_words(prompt_tokens(clips), settings, generator)
+    weight = (settings.weight_limit * spread.square()).clamp(max=1).flatten()
+    return TrainingBatch(signal * x0 + spread * noise, signal * noise - spread * x0, timestep, tokens, weight)
 
 
 def train(settings: TrainSettings, out: Path, *, checkpoint_every: float = 180.0) -> SpritesModel:
@@ -108,12 +135,12 @@ def train(settings: TrainSettings, out: Path, *, checkpoint_every: float = 180.0
         }
 
     for step in range(first, settings.steps):
-        x, target, timestep, tokens = training_batch(settings, step, alpha_bar)
+        batch = training_batch(settings, step, alpha_bar)
         for group in optimizer.param_groups:
             group["lr"] = settings.rate(step)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            output = model.velocity(x, timestep, model.prompt(tokens))
-        loss = (output.float() - target).square().mean()
+            output = model.velocity(batch.x, batch.timestep, model.prompt(batch.tokens))
+        loss = (batch.weight * (output.float() - batch.target).square().mean((1, 2, 3, 4))).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)

@@ -3,7 +3,19 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sma.sprites.data import COLOURS, MOTIONS, SHAPES, Scene, coverage, named_path, random_batch, random_paths
+from sma.sprites.data import (
+    COLOURS,
+    MOTIONS,
+    SHAPES,
+    Scene,
+    Sprites,
+    coverage,
+    named_path,
+    random_batch,
+    random_paths,
+    render,
+)
+from sma.sprites.ground import BACKGROUND, GROUNDS, Ground
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -14,7 +26,7 @@ def test_a_seed_decides_the_clips() -> None:
     first, again, other = (random_batch(4, seeded(seed)) for seed in (1, 1, 2))
     assert torch.equal(first.video, again.video)
     assert not torch.equal(first.video, other.video)
-    assert first.video.shape == (4, 3, 8, 16, 16)
+    assert first.video.shape == (4, 3, 8, 32, 32)
     assert 0 <= first.video.min() and first.video.max() <= 1
 
 
@@ -24,7 +36,7 @@ def test_drawing_does_not_touch_the_global_generator() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("size", [15, 16, 33])
+@pytest.mark.parametrize("size", [16, 32, 33])
 def test_shapes_of_one_size_cover_the_disc_of_that_diameter(size: int) -> None:
     # Averaged over places, because a square's sides snap to the grid of sample points.
     centres = 0.4 + 0.2 * torch.rand(200, 2, generator=seeded())
@@ -54,16 +66,63 @@ def test_a_triangle_points_up_and_a_square_fills_its_corners() -> None:
 
 def test_edges_are_anti_aliased() -> None:
     drawn = coverage(torch.tensor([[[0.5, 0.5, 0.4]]]), torch.tensor([0]))
-    assert ((drawn > 0) & (drawn < 1)).sum() >= 8
+    assert ((drawn > 0) & (drawn < 1)).sum() >= 16
 
 
-def test_random_sprites_stay_inside_and_leave_the_rest_flat() -> None:
+def test_random_sprites_stay_inside_and_leave_the_rest_to_the_ground() -> None:
     paths = random_paths(500, seeded(4))
     radius = paths[..., 2:] / 2
     assert ((paths[..., :2] - radius >= 0) & (paths[..., :2] + radius <= 1)).all()
     batch = random_batch(40, seeded(5))
-    corners = batch.video[:, :, :, [0, 0, -1, -1], [0, -1, 0, -1]]
-    assert torch.equal(corners, batch.background.view(-1, 1, 1, 1).expand_as(corners))
+    ground = batch.ground.render(8, 32)
+    corners = (..., [0, 0, -1, -1], [0, -1, 0, -1])
+    assert torch.equal(batch.video[corners], ground[corners][:, None].expand(-1, 3, -1, -1))
+
+
+def test_sprites_of_a_clip_of_two_are_smaller_and_of_other_colours() -> None:
+    batch = random_batch(2000, seeded(12))
+    two = batch.other.shown
+    assert two.float().mean() == pytest.approx(0.25, abs=0.03)
+    assert (batch.sprite.colour != batch.other.colour).all()
+    assert batch.sprite.path[two, :, 2].max() <= 0.75 * 0.58 < batch.sprite.path[~two, :, 2].max()
+
+
+def test_the_first_sprite_hides_the_other() -> None:
+    place = torch.tensor([[[0.5, 0.5, 0.5]]])
+    red, blue = (Sprites(torch.tensor([k]), torch.tensor([1]), place) for k in (0, 2))
+    middle = render([red, blue], Ground.flat(torch.tensor([0.3])))[0, :, 0, 16, 16]
+    torch.testing.assert_close(middle, torch.tensor(COLOURS["blue"]))
+    absent = Sprites(blue.colour, blue.shape, place, torch.tensor([False]))
+    middle = render([red, absent], Ground.flat(torch.tensor([0.3])))[0, :, 0, 16, 16]
+    torch.testing.assert_close(middle, torch.tensor(COLOURS["red"]))
+
+
+@pytest.mark.parametrize("kind", GROUNDS)
+def test_grounds_are_what_they_are_called(kind: str) -> None:
+    grounds = Ground.random(60, seeded(13), kind)
+    assert (grounds.kind == GROUNDS.index(kind)).all()
+    drawn = grounds.render(8, 64)
+    assert 0 <= drawn.min() and drawn.max() <= 1
+    contrast = drawn[:, 0].flatten(1).std(1)
+    if kind == "plain":
+        torch.testing.assert_close(drawn, grounds.shade[:, None, None, None].expand_as(drawn))
+        assert BACKGROUND[0] <= drawn.min() and drawn.max() <= BACKGROUND[1]
+    else:
+        assert contrast.min() > 0.01
+    waves = (grounds.amplitude > 0).sum(1)
+    assert (waves == {"plain": 0, "stripes": 1, "clouds": 4}[kind]).all()
+
+
+def test_a_ground_drifts_as_one_by_its_drift_per_frame() -> None:
+    size = 64
+    ground = Ground.random(1, seeded(3), "clouds")
+    ground = Ground(
+        ground.kind, ground.shade, ground.amplitude, ground.frequency, ground.phase, torch.tensor([[0.0, 2 / size]])
+    )
+    first, second = ground.render(2, size)[0]
+    torch.testing.assert_close(second[2:], first[:-2], rtol=0, atol=1e-5)
+    still = Ground.random(200, seeded(4), "stripes")
+    assert (still.drift.norm(dim=1) > 0).float().mean() == pytest.approx(0.5, abs=0.1)
 
 
 def test_random_motions_have_no_preferred_direction() -> None:
@@ -75,8 +134,8 @@ def test_random_motions_have_no_preferred_direction() -> None:
 
 def test_colour_shape_and_motion_are_independent_draws() -> None:
     batch = random_batch(1200, seeded(7))
-    assert set(batch.colour.tolist()) == set(range(len(COLOURS)))
-    counts = torch.bincount(batch.colour * len(SHAPES) + batch.shape, minlength=18).float()
+    assert set(batch.sprite.colour.tolist()) == set(range(len(COLOURS)))
+    counts = torch.bincount(batch.sprite.colour * len(SHAPES) + batch.sprite.shape, minlength=18).float()
     assert counts.min() > 35 and counts.max() < 105
 
 
@@ -97,6 +156,12 @@ def test_named_paths_are_what_they_are_called() -> None:
     assert (zoom[1:, 2] > zoom[:-1, 2]).all()
     assert torch.equal(zoom[:, :2], torch.full((9, 2), 0.5))
     assert torch.equal(diagonal[:, 0], diagonal[:, 1])
+    eight, spiral, corner, pulse = (named_path(name, 9) for name in ("eight", "spiral", "corner", "pulse"))
+    assert eight[0, :2].tolist() == pytest.approx([0.5, 0.5])
+    distance = (spiral[:, :2] - 0.5).norm(dim=1)
+    assert (distance[1:] < distance[:-1]).all()
+    assert torch.equal(corner[:5, 1], corner[:1, 1].expand(5)) and torch.equal(corner[4:, 0], corner[4:5, 0].expand(5))
+    torch.testing.assert_close(pulse, pulse.flip(0))
     turns = torch.diff(torch.sign(torch.diff(named_path("zigzag", 33)[:, 1]))).count_nonzero()
     assert turns == 3
 
@@ -116,4 +181,6 @@ def test_what_cannot_be_drawn_is_refused_by_name() -> None:
 
 
 def test_a_scene_is_prompted_without_its_motion() -> None:
-    assert Scene("cyan", "triangle", named_path("zoom")).prompt == "cyan triangle"
+    assert Scene("cyan", "triangle", named_path("zoom")).prompt == "cyan triangle on plain"
+    striped = Ground.random(1, seeded(), "stripes")
+    assert Scene("red", "circle", named_path("back"), striped).prompt == "red circle on stripes"

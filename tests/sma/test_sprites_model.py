@@ -34,12 +34,12 @@ def model() -> SpritesModel:
 def test_latents_hold_every_pixel_and_return_it() -> None:
     video = random_batch(2, torch.Generator().manual_seed(0)).video
     latent = to_latent(video)
-    assert latent.shape == (2, 12, 8, 8, 8)
-    # Channel order: colour, then row, then column inside the 2x2 patch.
-    assert latent[1, 1 * 4 + 1 * 2 + 0, 3, 2, 5] == video[1, 1, 3, 2 * 2 + 1, 2 * 5 + 0] * 2 - 1
+    assert latent.shape == (2, 48, 8, 8, 8)
+    # Channel order: colour, then row, then column inside the 4x4 patch.
+    assert latent[1, 1 * 16 + 3 * 4 + 2, 3, 6, 5] == video[1, 1, 3, 4 * 6 + 3, 4 * 5 + 2] * 2 - 1
     torch.testing.assert_close(to_video(latent), video, rtol=0, atol=1e-6)
-    assert to_video(torch.full((1, 12, 1, 2, 2), 3.0)).max() == 1.0
-    with pytest.raises(ValueError, match="16x15"):
+    assert to_video(torch.full((1, 48, 1, 2, 2), 3.0)).max() == 1.0
+    with pytest.raises(ValueError, match="32x15"):
         to_latent(video[..., :15, :])
 
 
@@ -83,14 +83,47 @@ def test_denoise_inverts_a_network_that_knows_the_velocity(
         return alpha * noise - spread * x0
 
     monkeypatch.setattr(model, "velocity", velocity)
-    torch.testing.assert_close(model.denoise(x0 + s * noise, sigma, torch.zeros(3, 2, 32)), x0, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.denoise(x0 + s * noise, sigma, torch.zeros(3, 5, 32)), x0, rtol=1e-4, atol=1e-5)
+
+
+def test_layers_estimate_the_clean_clip_and_the_network_answers_with_its_velocity(model: SpritesModel) -> None:
+    generator = torch.Generator().manual_seed(4)
+    x, timestep = torch.randn(3, 48, 4, 8, 8, generator=generator), torch.tensor([5, 500, 999])
+    estimates = []
+    hook = model.unet.conv_out.register_forward_hook(lambda module, args, output: estimates.append(output))
+    with torch.no_grad():
+        velocity = model.velocity(x, timestep, model.prompt.encode(["red circle"] * 3))
+    hook.remove()
+    x0_hat = estimates[0].unflatten(0, (3, 4)).movedim(1, 2)
+    s = sigmas()[timestep].double().view(3, 1, 1, 1, 1)
+    a, spread = 1 / (1 + s**2).sqrt(), s / (1 + s**2).sqrt()
+    torch.testing.assert_close((a * x - spread * velocity).float(), x0_hat, rtol=1e-4, atol=1e-5)
+
+
+def test_frames_have_positions_where_temporal_attention_begins(model: SpritesModel) -> None:
+    attention = model.unet.down_blocks[0].temp_attentions[0]
+    frames = torch.randn(1, 32, 4, 4, generator=torch.Generator().manual_seed(5)).expand(4, -1, -1, -1)
+    with torch.no_grad():
+        out = attention(frames, num_frames=4).sample
+    # Equal frames come out different, which attention without positions could not do.
+    assert (out[0] - out[1]).abs().max() > 1e-3
+    seen = []
+    hook = attention.transformer_blocks[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    with torch.no_grad():
+        attention(frames, num_frames=4)
+    hook.remove()
+    added = (seen[0] - seen[0][:, :1])[0, 2]
+    width = len(added)
+    angles = [2 * 10000.0 ** (-2 * (k // 2) / width) for k in range(width)]
+    expected = [math.sin(a) if k % 2 == 0 else math.cos(a) - 1 for k, a in enumerate(angles)]
+    torch.testing.assert_close(added, torch.tensor(expected), rtol=0, atol=1e-5)
 
 
 def test_timestep_is_the_nearest_in_log_sigma(model: SpritesModel, monkeypatch: pytest.MonkeyPatch) -> None:
     table, seen = sigmas(), []
     monkeypatch.setattr(model, "velocity", lambda x, t, context: seen.append(t) or x)
     between = torch.stack([(table[k].log() * 0.6 + table[k + 1].log() * 0.4).exp() for k in (3, 400, 998)])
-    model.denoise(torch.zeros(3, 12, 1, 2, 2), between, torch.zeros(3, 2, 32))
+    model.denoise(torch.zeros(3, 48, 1, 2, 2), between, torch.zeros(3, 5, 32))
     assert seen[0].tolist() == [3, 400, 998]
 
 
@@ -117,9 +150,9 @@ def test_guidance_extrapolates_from_null_to_prompt() -> None:
 
 
 def test_generation_is_deterministic_and_follows_the_prompt_embedding(model: SpritesModel) -> None:
-    noise = torch.randn(2, 12, 8, 8, 8, generator=torch.Generator().manual_seed(3))
+    noise = torch.randn(2, 48, 8, 8, 8, generator=torch.Generator().manual_seed(3))
     videos = [generate(model, prompts, noise, steps=2) for prompts in (["red circle"] * 2,) * 2]
-    assert videos[0].shape == (2, 3, 8, 16, 16)
+    assert videos[0].shape == (2, 3, 8, 32, 32)
     assert torch.equal(videos[0], videos[1])
     assert not torch.equal(generate(model, ["blue square"] * 2, noise, steps=2), videos[0])
 

@@ -4,38 +4,43 @@ import pytest
 import torch
 
 from sma.sprites.data import COLOURS, SHAPES
+from sma.sprites.ground import GROUNDS
 from sma.sprites.prompt import PromptEmbedding, known_words, tokenize
 
 
 @pytest.mark.parametrize(
     ("prompt", "tokens"),
     [
-        ("red circle", (0, 0)),
-        ("circle, RED", (0, 0)),
-        ("a small Magenta triangle.", (5, 2)),
-        ("green", (1, 3)),
-        ("square", (6, 1)),
-        ("a blue ball", (2, 0)),
-        ("a dog riding a bike", (6, 3)),
-        ("", (6, 3)),
-        ("red then blue square", (0, 1)),
-        ("infrared", (6, 3)),
+        ("red circle", (0, 0, 7, 4, 3)),
+        ("circle, RED", (0, 0, 7, 4, 3)),
+        ("a small Magenta triangle.", (5, 2, 7, 4, 3)),
+        ("green", (1, 3, 7, 4, 3)),
+        ("square", (6, 1, 7, 4, 3)),
+        ("a blue ball on striped paper", (2, 0, 7, 4, 1)),
+        ("red circle and blue square on clouds", (0, 0, 2, 1, 2)),
+        ("red and blue square", (0, 1, 2, 3, 3)),
+        ("red square, green, yellow", (0, 1, 1, 3, 3)),
+        ("stripes", (6, 3, 7, 4, 1)),
+        ("a dog riding a bike", (6, 3, 6, 3, 3)),
+        ("", (6, 3, 6, 3, 3)),
+        ("infrared", (6, 3, 6, 3, 3)),
     ],
 )
-def test_words_become_two_tokens(prompt: str, tokens: tuple[int, int]) -> None:
+def test_words_become_five_tokens(prompt: str, tokens: tuple[int, ...]) -> None:
     assert tokenize(prompt) == tokens
 
 
 def test_every_known_word_fills_a_slot() -> None:
-    assert set(known_words()) >= {*COLOURS, *SHAPES}
+    assert set(known_words()) >= {*COLOURS, *SHAPES, *GROUNDS}
     for word in known_words():
         assert tokenize(word) != tokenize("")
 
 
-def test_context_holds_colour_then_shape() -> None:
+def test_context_holds_a_row_per_slot() -> None:
     embedding = PromptEmbedding(8)
-    context = embedding.encode(["blue square", "", "nonsense"])
-    assert context.shape == (3, 2, 8)
-    assert torch.equal(context[0], torch.stack([embedding.colour.weight[2], embedding.shape.weight[1]]))
-    assert torch.equal(context[1], torch.stack([embedding.colour.weight[6], embedding.shape.weight[3]]))
+    context = embedding.encode(["blue square on clouds", "", "nonsense"])
+    assert context.shape == (3, 5, 8)
+    slots = (embedding.colour, embedding.shape, embedding.other_colour, embedding.other_shape, embedding.ground)
+    for row, tokens in zip(context, ((2, 1, 7, 4, 2), (6, 3, 6, 3, 3)), strict=False):
+        assert torch.equal(row, torch.stack([slot.weight[token] for slot, token in zip(slots, tokens, strict=True)]))
     assert torch.equal(context[1], context[2])

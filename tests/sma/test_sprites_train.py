@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sma.sprites.data import COLOURS, SHAPES
 from sma.sprites.model import load_sprites, sigmas
-from sma.sprites.train import TrainSettings, train, training_batch
+from sma.sprites.train import TrainingBatch, TrainSettings, train, training_batch
 
 
 def alpha_bar() -> torch.Tensor:
@@ -17,31 +16,50 @@ def alpha_bar() -> torch.Tensor:
 def test_step_data_depend_on_seed_and_step_only() -> None:
     settings = TrainSettings(batch=3)
     first, again = (training_batch(settings, 5, alpha_bar()) for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert not torch.equal(first[0], training_batch(settings, 6, alpha_bar())[0])
-    assert not torch.equal(first[0], training_batch(TrainSettings(batch=3, seed=1), 5, alpha_bar())[0])
+    for name in ("x", "target", "timestep", "tokens", "weight"):
+        assert torch.equal(getattr(first, name), getattr(again, name))
+    assert not torch.equal(first.x, training_batch(settings, 6, alpha_bar()).x)
+    assert not torch.equal(first.x, training_batch(TrainSettings(batch=3, seed=1), 5, alpha_bar()).x)
 
 
 def test_input_and_velocity_determine_a_clean_clip() -> None:
-    x, velocity, timestep, _ = training_batch(TrainSettings(batch=10), 0, alpha_bar())
-    level = alpha_bar()[timestep].view(-1, 1, 1, 1, 1)
-    x0 = level.sqrt() * x - (1 - level).sqrt() * velocity
+    batch = training_batch(TrainSettings(batch=10), 0, alpha_bar())
+    level = alpha_bar()[batch.timestep].view(-1, 1, 1, 1, 1)
+    x0 = level.sqrt() * batch.x - (1 - level).sqrt() * batch.target
     assert -1.001 < x0.min() and x0.max() < 1.001
-    flat = (x0[..., :, 0, 0].amax(2) - x0[..., :, 0, 0].amin(2)).abs()
-    assert flat[:, [0, 4, 8]].max() < 1e-3
+    # The corner is ground, so grey: red, green and blue of a patch's first pixel agree.
+    corner = x0[:, [0, 16, 32], :, 0, 0]
+    torch.testing.assert_close(corner, corner[:, :1].expand_as(corner), rtol=0, atol=1e-3)
+
+
+def test_errors_count_as_those_of_v_up_to_the_limit() -> None:
+    batch = training_batch(TrainSettings(batch=1000, weight_limit=25.0), 0, alpha_bar())
+    spread = 1 - alpha_bar()[batch.timestep]
+    # Times 1 / spread it is the weight of the squared error of x0.
+    torch.testing.assert_close(batch.weight / spread, (1 / spread).clamp(max=25.0))
+    assert (batch.weight < 1).sum() > 10
 
 
 def test_timesteps_are_stratified() -> None:
-    timestep = training_batch(TrainSettings(batch=10), 3, alpha_bar())[2]
+    timestep = training_batch(TrainSettings(batch=10), 3, alpha_bar()).timestep
     assert (timestep // 100).tolist() == list(range(10))
 
 
 def test_prompts_are_dropped_as_often_as_said() -> None:
     settings = TrainSettings(batch=1500)
-    tokens = training_batch(settings, 0, alpha_bar())[3]
-    colour, shape = tokens[:, 0] == len(COLOURS), tokens[:, 1] == len(SHAPES)
-    assert (colour & shape).float().mean() == pytest.approx(0.1, abs=0.03)
-    assert (colour & ~shape).float().mean() == pytest.approx(0.027, abs=0.015)
+    null = training_batch(settings, 0, alpha_bar()).tokens == torch.tensor([6, 3, 6, 3, 3])
+    assert null.all(1).float().mean() == pytest.approx(0.1, abs=0.03)
+    assert (null[:, 0] & ~null[:, 1]).float().mean() == pytest.approx(0.027, abs=0.015)
+    assert (null[:, 4] & ~null[:, 1]).float().mean() == pytest.approx(0.27, abs=0.04)
+
+
+def test_prompts_name_both_sprites_and_the_ground() -> None:
+    settings = TrainSettings(batch=400, drop_prompt=0.0, drop_word=0.0, drop_ground=0.0)
+    tokens = training_batch(settings, 0, alpha_bar()).tokens
+    single = (tokens[:, 2] == 7) & (tokens[:, 3] == 4)
+    assert torch.equal(single, (tokens[:, 2] == 7) | (tokens[:, 3] == 4))
+    assert single.float().mean() == pytest.approx(0.75, abs=0.07)
+    assert tokens[:, 4].bincount(minlength=3).tolist() == pytest.approx([200, 100, 100], abs=40)
 
 
 def test_learning_rate_warms_up_stays_and_falls_to_zero() -> None:
@@ -70,7 +88,7 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: 
     whole = train(settings, tmp_path / "whole.safetensors")
     seen: list[int] = []
 
-    def stop_at_third(given: TrainSettings, step: int, levels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def stop_at_third(given: TrainSettings, step: int, levels: torch.Tensor) -> TrainingBatch:
         seen.append(step)
         if seen == [0, 1, 2]:
             raise InterruptedError
