@@ -211,7 +211,8 @@ class MotionLoss:
         spectral_share: None, or above 0 to 10: in every forward of a training the gradient of all spectral terms together is
             scaled so that its norm is this share of the norm of the gradient of all other terms together, both taken in the
             adapter's values (the LoRA's weights). The weights of the spectral terms then fix only their proportion to each
-            other. See :func:`~.balance.backward`; totals, which have no gradient at hand, are unscaled.
+            other, their sigma_weight only that of the samples of one forward. See :func:`~.balance.backward`; totals, which
+            have no gradient at hand, are unscaled.
 
     Raises:
         ValueError: no term, two terms of one name, no weight above 0, something that is no weighted term, a share out of
