@@ -6,79 +6,20 @@ A term maps a Prediction to one value per sample, [B]. It does not know whether 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
 from .checks import check_option, check_weight
+from .loss_functions import Over, Space, anchor_debiased, denoising, residual_cosine, signal_share
 from .prediction import Prediction
-from .residuals import at_least_float32, frame_residuals
 from .spectral import GlobalTransform, LocalTransform, SpectralSettings
 
-Over = Literal["frames", "pixels"]
-Space = Literal["noise", "output"]
-
-
-def _error(p: Prediction) -> Tensor:
-    return at_least_float32(p.output) - at_least_float32(p.target)
-
-
-def denoising(p: Prediction) -> Tensor:
-    """Mean squared error of the network's output against its target, over the mask if there is one; [B]."""
-    error = _error(p) ** 2
-    if p.mask is None:
-        return error.flatten(1).mean(1)
-    mask = p.mask.to(error).expand_as(error)
-    share = mask.flatten(1).sum(1).clamp_min(torch.finfo(error.dtype).tiny)  # an empty mask gives 0, not NaN
-    return (error * mask).flatten(1).sum(1) / share
-
-
-def residual_cosine(p: Prediction, *, absolute: bool = True, over: Over = "frames", space: Space = "noise") -> Tensor:
-    """1 - mean cosine between the frame residuals of prediction and truth (VMC, arXiv 2312.00845, eq. 17); [B].
-
-    Args:
-        absolute: compare absolute residuals as VMC's code does; unrelated clips then score about 0.3 and not 1.
-        over: "frames", one cosine per channel and pixel along time (VMC's code; with 2 frames and absolute residuals
-            the loss is always 0); "pixels", one per pair of frames over all channels and pixels (VMC's paper).
-        space: "noise" compares noise_hat with noise, "output" the network's output with its target.
-
-    Raises:
-        ValueError: unknown option, or fewer than 2 frames.
-    """
-    check_option("over", over, Over)
-    check_option("space", space, Space)
-    predicted, true = (p.noise_hat, p.noise) if space == "noise" else (p.output, p.target)
-    predicted, true = frame_residuals(predicted, absolute=absolute), frame_residuals(true, absolute=absolute)
-    if over == "pixels":
-        predicted, true = predicted.transpose(1, 2).flatten(2), true.transpose(1, 2).flatten(2)  # [B, F-1, C*H*W]
-    return 1 - cosine_similarity(predicted, true, dim=2).flatten(1).mean(1)
-
-
-def anchor_debiased(p: Prediction, *, anchor: Tensor, beta: float = 1.0) -> Tensor:
-    """Appearance-debiased error, the second term of MotionDirector's temporal loss (arXiv 2310.08465, eq. 5-7); [B].
-
-    Output and target are both mapped by phi(e) = sqrt(beta^2 + 1) e - beta e[anchor], then compared by MSE.
-
-    Args:
-        anchor: LongTensor [B], the frame that stands for the appearance of each sample, 0 <= anchor < F.
-        beta: how much of the anchor is taken away, 0 or above.
-
-    Raises:
-        ValueError: beta or an anchor is out of range.
-    """
-    check_weight("beta", beta)
-    frames = p.output.shape[2]
-    if not ((anchor >= 0) & (anchor < frames)).all():
-        raise ValueError(f"The anchors are {anchor.tolist()}; with {frames} frames each must be 0 to {frames - 1}.")
-    error = _error(p)  # phi is linear
-    samples = torch.arange(error.shape[0], device=error.device)
-    at_anchor = error[samples, :, anchor.to(error.device)].unsqueeze(2)  # [B, C, 1, H, W]
-    return ((math.sqrt(beta**2 + 1) * error - beta * at_anchor) ** 2).flatten(1).mean(1)
+# Beyond that the other terms play no part, and a run without them says so more plainly.
+_LARGEST_SHARE = 10
 
 
 class LossTerm:
@@ -146,17 +87,26 @@ class Debiased(LossTerm):
 
 @dataclass(frozen=True)
 class _Spectral(LossTerm):
-    """A distance between x0 and x0_hat in a transform, of which x0's half can be held."""
+    """A distance between two clips in a transform: x0 and x0_hat, of which x0's half can be held, or target and output."""
 
     transform: ClassVar[type[GlobalTransform] | type[LocalTransform]]
     needs_motion: ClassVar[bool] = True
     settings: SpectralSettings
     reference: GlobalTransform | LocalTransform | None = field(default=None, repr=False, compare=False)
 
-    def _compare(self, p: Prediction) -> Any:
-        return (self.reference or self.transform.of(p.x0, self.settings)).compare(p.x0_hat)
+    def __call__(self, p: Prediction, generator: torch.Generator) -> Tensor:
+        if self.settings.space == "output":
+            value = self._distance(self.transform.of(p.target, self.settings), p.output)
+        else:
+            value = self._distance(self.reference or self.transform.of(p.x0, self.settings), p.x0_hat)
+        return value * signal_share(p).to(value) if self.settings.sigma_weight == "signal" else value
+
+    def _distance(self, reference: Any, clip: Tensor) -> Tensor:
+        return reference.compare(clip)
 
     def bind(self, x0: Tensor) -> _Spectral:
+        if self.settings.space == "output":
+            return self  # the target changes with the noise
         # Outside inference mode: its tensors could not be saved for a backward pass.
         with torch.inference_mode(False), torch.no_grad():
             return replace(self, reference=self.transform.of(x0, self.settings))
@@ -166,23 +116,20 @@ class _Spectral(LossTerm):
 
 
 class SpectralGlobal(_Spectral):
-    """`spectral.global_loss` between x0 and x0_hat."""
+    """`spectral.global_loss` in the settings' space."""
 
     kind = "spectral_global"
     transform = GlobalTransform
 
-    def __call__(self, p: Prediction, generator: torch.Generator) -> Tensor:
-        return self._compare(p)
-
 
 class SpectralLocal(_Spectral):
-    """Sum of both values of `spectral.local_loss` between x0 and x0_hat."""
+    """Sum of both values of `spectral.local_loss` in the settings' space."""
 
     kind = "spectral_local"
     transform = LocalTransform
 
-    def __call__(self, p: Prediction, generator: torch.Generator) -> Tensor:
-        amplitude, phase = self._compare(p)
+    def _distance(self, reference: LocalTransform, clip: Tensor) -> Tensor:
+        amplitude, phase = reference.compare(clip)
         return amplitude + phase
 
 
@@ -251,15 +198,29 @@ def _weighted(term: object) -> WeightedTerm:
     raise ValueError(f"{term!r} is no weighted term; give (name, weight, term).")
 
 
+def _weighted_sum(terms: Iterable[WeightedTerm], values: dict[str, Tensor]) -> Tensor:
+    return torch.stack([term.weight * values[term.name] for term in terms]).sum(0)
+
+
 @dataclass(frozen=True)
 class MotionLoss:
     """Named, weighted loss terms, evaluated in order. A tuple (name, weight, term) may stand for a WeightedTerm.
 
+    Attributes:
+        terms: at least one of a weight above 0.
+        spectral_share: None, or above 0 to 10: in every forward of a training the gradient of all spectral terms together is
+            scaled so that its norm is this share of the norm of the gradient of all other terms together, both taken in the
+            adapter's values (the LoRA's weights). The weights of the spectral terms then fix only their proportion to each
+            other, their sigma_weight only that of the samples of one forward. See :func:`~.balance.backward`; totals, which
+            have no gradient at hand, are unscaled.
+
     Raises:
-        ValueError: no term, two terms of one name, no weight above 0, or something that is no weighted term.
+        ValueError: no term, two terms of one name, no weight above 0, something that is no weighted term, a share out of
+            its range, or one without a spectral and another term of a weight above 0.
     """
 
     terms: tuple[WeightedTerm, ...]
+    spectral_share: float | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.terms, WeightedTerm | str) or not isinstance(self.terms, Iterable):
@@ -273,10 +234,27 @@ class MotionLoss:
         twice = {name for name in names if names.count(name) > 1}
         if twice:
             raise ValueError(f"The motion loss has two terms named {', '.join(sorted(twice))}; remove or rename one.")
+        if self.spectral_share is None:
+            return
+        if not 0 < self.spectral_share <= _LARGEST_SHARE:
+            raise ValueError(
+                f"spectral_share is {self.spectral_share}; it must be above 0 and at most {_LARGEST_SHARE}."
+            )
+        if not all(self._apart()):
+            raise ValueError(
+                f"spectral_share balances spectral terms against others, and both need a weight above 0 (terms: {names}). "
+                "Add what is missing, or leave the share out."
+            )
+
+    def _apart(self) -> tuple[list[WeightedTerm], list[WeightedTerm]]:
+        """The other and the spectral terms of a weight above 0."""
+        weighted = [term for term in self.terms if term.weight > 0]
+        others = [term for term in weighted if not isinstance(term.term, _Spectral)]
+        return others, [term for term in weighted if isinstance(term.term, _Spectral)]
 
     def with_terms(self, *terms: WeightedTerm | tuple[str, float, Any]) -> MotionLoss:
         """A motion loss with these terms appended."""
-        return MotionLoss((*self.terms, *terms))
+        return replace(self, terms=(*self.terms, *terms))
 
     def bind(self, x0: Tensor) -> MotionLoss:
         """A motion loss that holds the transforms of the reference clip, on its device.
@@ -284,7 +262,7 @@ class MotionLoss:
         Args:
             x0: [1, C, F, H, W]. Every prediction given to the bound loss must be of this clip, in any batch size.
         """
-        return MotionLoss(tuple(replace(term, term=term.term.bind(x0)) for term in self.terms))
+        return replace(self, terms=tuple(replace(term, term=term.term.bind(x0)) for term in self.terms))
 
     def __call__(self, p: Prediction, generator: torch.Generator) -> dict[str, Tensor]:
         """Every term's value before its weight, [B] each. Terms that draw take their numbers from `generator`."""
@@ -296,12 +274,24 @@ class MotionLoss:
 
     def total_of(self, values: dict[str, Tensor]) -> Tensor:
         """Weighted sum [B] of the values that a call returned."""
-        return torch.stack([term.weight * values[term.name] for term in self.terms if term.weight > 0]).sum(0)
+        return _weighted_sum((term for term in self.terms if term.weight > 0), values)
+
+    def parts_of(self, values: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """What is differentiated apart, [B] each: the total, or with a spectral share the other and the spectral terms."""
+        if self.spectral_share is None:
+            return (self.total_of(values),)
+        return tuple(_weighted_sum(terms, values) for terms in self._apart())
 
     def total(self, p: Prediction, generator: torch.Generator) -> Tensor:
         """Weighted sum of all terms, [B]."""
         return self.total_of(self(p, generator))
 
     def describe(self) -> list[dict[str, Any]]:
-        """Name, weight, kind and settings of every term, fit for JSON."""
-        return [{"name": term.name, "weight": term.weight, **term.term.describe()} for term in self.terms]
+        """Name, weight, kind and settings of every term, fit for JSON; of spectral ones also the share, where it is set."""
+        described = []
+        for term in self.terms:
+            about = {"name": term.name, "weight": term.weight, **term.term.describe()}
+            if self.spectral_share is not None and isinstance(term.term, _Spectral):
+                about["spectral_share"] = self.spectral_share
+            described.append(about)
+        return described

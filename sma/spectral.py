@@ -15,12 +15,16 @@ import torch
 from torch import Tensor
 
 from .checks import check_frames, check_option, check_weight, check_whole
+from .frequency_weight import frequency_weight, half_plane
 from .residuals import frame_residuals
 from .wavelets import check_wavelet, temporal_dwt
 
 Residual = Literal["signed", "absolute"]
 PhaseDifference = Literal["wrapped", "raw"]
 Norm = Literal["ortho", "backward"]
+Compared = Literal["x0_hat", "output"]
+SigmaWeight = Literal["none", "signal"]
+Bands = Literal["all", "low"]
 
 
 def default_levels(frames: int) -> int:
@@ -32,6 +36,8 @@ def default_levels(frames: int) -> int:
 @dataclass(frozen=True)
 class SpectralSettings:
     """Every knob of both losses; the defaults are those of the loss functions.
+
+    ``space`` and ``sigma_weight`` are no matter of two clips but of a prediction; the terms in losses.py obey them.
 
     Raises:
         ValueError: a knob is out of its range; the sentence names the range.
@@ -54,10 +60,15 @@ class SpectralSettings:
     relative: bool = False  # see local_loss
     global_weight: float = 0.4
     local_weight: float = 0.2
+    space: Compared = "x0_hat"  # output: the network's own eps, v or velocity against its target
+    sigma_weight: SigmaWeight = "none"  # signal: each sample counts by signal_share; x0_hat is poor at high noise
+    bands: Bands = "all"  # low: the approximation and the coarsest detail of the global loss; of one level, the former
 
     def __post_init__(self) -> None:
-        for name, options in (("residual", Residual), ("phase", PhaseDifference), ("norm", Norm)):
-            check_option(name, getattr(self, name), options)
+        options = {"residual": Residual, "phase": PhaseDifference, "norm": Norm}
+        options |= {"space": Compared, "sigma_weight": SigmaWeight, "bands": Bands}
+        for name, known in options.items():
+            check_option(name, getattr(self, name), known)
         check_wavelet(self.wave)
         check_whole("extra_levels", self.extra_levels, 0)
         for name in ("delta", "base", "global_weight", "local_weight"):
@@ -82,6 +93,9 @@ class SpectralSettings:
                 f"level_weights has {len(weights)} values; {levels} levels need {levels + 1}: "
                 "the approximation, then the details finest first."
             )
+        if self.bands == "low":
+            coarsest = levels if levels > 1 else 0
+            return tuple(weight if band in (0, coarsest) else 0.0 for band, weight in enumerate(weights))
         return weights
 
 
@@ -90,51 +104,6 @@ OFFICIAL = SpectralSettings(residual="absolute", phase="raw", norm="backward")
 # Relative: without it the value of smooth content changes sixfold from 16x16 to 90x160, and angles of empty bins, which
 # are noise, dominate the gradient as the estimate comes close.
 REPAIRED = SpectralSettings(relative=True)
-
-
-def frequency_weight(
-    height: int,
-    width: int,
-    *,
-    delta: float = 0.05,
-    base: float = 1.0,
-    zero_border: bool = False,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str | None = None,
-) -> Tensor:
-    """Weight of each spatial frequency, larger for lower ones (SMA, eq. 21).
-
-    w(r, c) = ((H/2)^2 + (W/2)^2)^delta - ((r - H/2)^2 + (c - W/2)^2)^delta + base.
-
-    Returns:
-        [height, width] in the layout of `torch.fft.fftshift`, zero frequency at [height // 2, width // 2]. For odd
-        sizes the centre of the formula lies half a bin beside it.
-    """
-    # In float64 on the CPU first: subtracting two close powers loses digits, and not every device has float64.
-    row = torch.arange(height, dtype=torch.float64) - height / 2
-    column = torch.arange(width, dtype=torch.float64) - width / 2
-    distance = row[:, None] ** 2 + column**2
-    weight = ((height / 2) ** 2 + (width / 2) ** 2) ** delta - distance**delta + base
-    if zero_border:
-        weight[0] = 0
-        weight[:, 0] = 0
-    return weight.to(dtype).to(device)
-
-
-def _half_plane(weight: Tensor) -> Tensor:
-    """Fold a shifted weight [H, W] onto the bins of rfft2, [H, W // 2 + 1].
-
-    A bin and its conjugate partner have equal amplitudes and angles of opposite sign, so the partner that rfft2 leaves
-    out hands its weight over. Column 0, and the last one of even widths, hold both partners.
-    """
-    width = weight.shape[1]
-    weight = torch.fft.ifftshift(weight)
-    partner = weight.flip(0, 1).roll((1, 1), (0, 1))
-    folded = weight + partner
-    folded[:, 0] = weight[:, 0]
-    if width % 2 == 0:
-        folded[:, width // 2] = weight[:, width // 2]
-    return folded[:, : width // 2 + 1]
 
 
 def _mean(x: Tensor) -> Tensor:
@@ -200,7 +169,7 @@ class LocalTransform:
             dtype=amplitude.dtype,
             device=amplitude.device,
         )
-        return cls(settings, tuple(clip.shape[1:]), amplitude, angle, _half_plane(weight) / (height * width))
+        return cls(settings, tuple(clip.shape[1:]), amplitude, angle, half_plane(weight) / (height * width))
 
     def compare(self, clip: Tensor) -> tuple[Tensor, Tensor]:
         """Amplitude distance [B] and angle distance [B] to a clip [B, C, F, H, W]; see local_loss."""

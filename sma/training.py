@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .balance import backward
 from .checks import check_frames
 from .lora import Adapter
 from .plan import Phase, TrainingSettings, of_clip
@@ -128,11 +129,10 @@ def train(
                         denoisers[index], clips[index], masks[index], phase, adapter, settings, generator
                     )
                     values = loss(prediction, generator)
-                    scalar = loss.total_of(values).mean() / settings.accumulation
+                    parts = [part.mean() / settings.accumulation for part in loss.parts_of(values)]
                     sigmas = prediction.sigma.tolist()
-                    _require_finite(scalar.item(), f"loss at sigma {max(sigmas):.4g}", step, kept)
-                    scalar.backward()
-                    total += scalar.item()
+                    _require_finite(sum(part.item() for part in parts), f"loss at sigma {max(sigmas):.4g}", step, kept)
+                    total += backward(parts, loss.spectral_share, adapter.parameters())
                     for name, value in values.items():
                         terms[name] = terms.get(name, ()) + tuple(zip(sigmas, value.tolist(), strict=True))
             limit = settings.clip_norm if settings.clip_norm > 0 else math.inf

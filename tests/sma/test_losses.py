@@ -14,9 +14,10 @@ from sma.losses import (
     anchor_debiased,
     denoising,
     residual_cosine,
+    signal_share,
     spectral_terms,
 )
-from sma.prediction import Prediction
+from sma.prediction import Prediction, add_noise
 from sma.spectral import OFFICIAL
 
 
@@ -162,3 +163,24 @@ def test_unknown_cosine_options_are_refused(option, predicted):
         ResidualCosine(**option)
     with pytest.raises(ValueError, match=f"Unknown {name}"):
         residual_cosine(predicted(), **option)
+
+
+@pytest.mark.parametrize("kind", ["eps", "v", "flow", "x0"])
+def test_signal_share_is_the_clips_part_in_the_variance_of_the_noised_clip(kind):
+    source = generator(3)
+    x0, noise = (torch.randn(3, 4, 5, 40, 50, generator=source, dtype=torch.float64) for _ in range(2))
+    sigma = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    x_t = add_noise(x0, noise, sigma, kind)
+    clip = x_t - sigma.view(-1, 1, 1, 1, 1) * noise
+    share = signal_share(Prediction.from_denoised(x0, noise, x_t, sigma, x0, kind))
+    expected = clip.flatten(1).var(1) / x_t.flatten(1).var(1)
+    torch.testing.assert_close(share, expected, rtol=0.05, atol=0)
+    written_out = [16 / 17, 1 / 2, 1 / 17] if kind == "flow" else [16 / 17, 1 / 2, 4 / 13]
+    at = torch.tensor([0.2, 0.5, 0.8] if kind == "flow" else [0.25, 1.0, 1.5], dtype=torch.float64)
+    exact = signal_share(Prediction.from_denoised(x0, noise, x_t, at, x0, kind))
+    torch.testing.assert_close(exact, torch.tensor(written_out, dtype=torch.float64))
+
+
+def test_pure_noise_of_a_flow_has_no_signal(predicted):
+    p = replace(predicted(batch=2, kind="flow"), sigma=torch.tensor([1.0, 0.0]))
+    assert signal_share(p).tolist() == [0, 1]

@@ -95,6 +95,100 @@ def test_gradient_of_the_total_equals_finite_differences(predicted):
     assert torch.autograd.gradcheck(total, p.x0_hat)
 
 
+@pytest.mark.parametrize("form", [REPAIRED, PAPER])
+@pytest.mark.parametrize("kind", ["eps", "v", "flow", "x0"])
+def test_spectral_terms_in_output_space_compare_output_with_target(kind, form, predicted):
+    p = predicted(batch=3, frames=5, kind=kind)
+    s, difference = p.sigma.view(-1, 1, 1, 1, 1), p.x_t - p.x0_hat
+    output, target = {
+        "eps": (difference / s, p.noise),
+        "flow": (difference / s, p.noise - p.x0),
+        "v": ((p.x_t - (1 + s**2) * p.x0_hat) / (s * (1 + s**2).sqrt()), (p.noise - s * p.x0) / (1 + s**2).sqrt()),
+        "x0": (p.x0_hat, p.x0),
+    }[kind]
+    loss = MotionLoss(spectral_terms(replace(form, space="output")))
+    knobs = {"phase": form.phase, "norm": form.norm, "zero_border": form.zero_border, "relative": form.relative}
+    expected = {
+        "spectral_global": global_loss(target, output, levels=form.levels_for(5)),
+        "spectral_local": sum(local_loss(target, output, **knobs)),
+    }
+    for given in (loss, loss.bind(p.x0[:1])):
+        values = given(p, generator())
+        assert list(values) == list(expected)
+        for name, value in values.items():
+            torch.testing.assert_close(value, expected[name])
+    same = MotionLoss(spectral_terms(form)).total(p, generator())
+    assert torch.allclose(loss.total(p, generator()), same) == (kind == "x0")
+
+
+def test_a_sigma_weight_counts_each_sample_by_its_share_of_signal(predicted):
+    for kind, share in (("v", lambda s: 1 / (1 + s**2)), ("flow", lambda s: (1 - s) ** 2 / ((1 - s) ** 2 + s**2))):
+        p = predicted(batch=3, kind=kind)
+        for space in ("x0_hat", "output"):
+            plain, weighted = (
+                MotionLoss(spectral_terms(replace(REPAIRED, space=space, sigma_weight=weight)))(p, generator())
+                for weight in ("none", "signal")
+            )
+            for name, value in weighted.items():
+                torch.testing.assert_close(value, plain[name] * share(p.sigma))
+
+
+@pytest.mark.parametrize("kind", ["v", "flow"])
+def test_gradient_of_every_form_equals_finite_differences(kind, predicted):
+    p = predicted(batch=2, frames=5, kind=kind)
+    form = replace(REPAIRED, space="output", sigma_weight="signal", bands="low")
+    loss = MotionLoss(spectral_terms(form)).bind(p.x0[:1])
+
+    def total(x0_hat: torch.Tensor) -> torch.Tensor:
+        again = Prediction.from_denoised(p.x0, p.noise, p.x_t, p.sigma, x0_hat, p.kind)
+        return loss.total(again, generator())
+
+    assert torch.autograd.gradcheck(total, p.x0_hat)
+
+
+def test_a_share_takes_the_spectral_terms_apart_and_survives_binding_and_more_terms(predicted):
+    p = predicted(batch=3)
+    whole = MotionLoss(EVERY_TERM.terms, spectral_share=0.5)
+    for loss in (
+        whole,
+        whole.bind(p.x0[:1]),
+        MotionLoss(EVERY_TERM.terms[:-1], spectral_share=0.5).with_terms(EVERY_TERM.terms[-1]),
+    ):
+        values = loss(p, generator())
+        others, spectral = loss.parts_of(values)
+        torch.testing.assert_close(others, values["denoising"] + 0.5 * values["cosine"] + 2 * values["debiased"])
+        torch.testing.assert_close(spectral, 0.4 * values["spectral_global"] + 0.2 * values["spectral_local"])
+        torch.testing.assert_close(loss.total_of(values), others + spectral)
+    (total,) = EVERY_TERM.parts_of(values)
+    assert torch.equal(total, EVERY_TERM.total_of(values))
+
+
+def test_a_share_is_described_with_the_spectral_terms_alone():
+    shares = [term.get("spectral_share") for term in MotionLoss(EVERY_TERM.terms, 0.5).describe()]
+    assert shares == [None, None, None, 0.5, 0.5]
+    assert not any("spectral_share" in term for term in EVERY_TERM.describe())
+
+
+@pytest.mark.parametrize("share", [0.0, -0.1, 10.5, math.nan, math.inf])
+def test_share_out_of_its_range_is_refused(share):
+    with pytest.raises(ValueError, match="spectral_share is .*; it must be above 0 and at most 10"):
+        MotionLoss(EVERY_TERM.terms, share)
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        EVERY_TERM.terms[:3],
+        EVERY_TERM.terms[3:],
+        (*EVERY_TERM.terms[:3], WeightedTerm("watched", 0.0, SpectralGlobal(PAPER))),
+        (*EVERY_TERM.terms[3:], WeightedTerm("watched", 0.0, Denoising())),
+    ],
+)
+def test_share_without_both_sorts_of_terms_is_refused(terms):
+    with pytest.raises(ValueError, match="balances spectral terms against others, and both need a weight above 0"):
+        MotionLoss(terms, 1.0)
+
+
 def test_term_of_weight_zero_is_watched_without_a_gradient(predicted):
     p = predicted()
     plain = MotionLoss((WeightedTerm("denoising", 1.0, Denoising()),))

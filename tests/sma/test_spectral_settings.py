@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -35,6 +37,8 @@ def test_presets():
     assert row(OFFICIAL) == ("absolute", "raw", "backward", False, False, 3, 0.4, 0.2)
     assert row(REPAIRED) == ("signed", "wrapped", "ortho", False, True, 3, 0.4, 0.2)
     assert PAPER.levels_for(8) == 3  # follows the clip
+    for preset in (PAPER, OFFICIAL, REPAIRED):
+        assert (preset.space, preset.sigma_weight, preset.bands) == ("x0_hat", "none", "all")
 
 
 @pytest.mark.parametrize(
@@ -48,6 +52,9 @@ def test_presets():
         ({"residual": "squared"}, "Unknown residual 'squared'; use one of signed, absolute"),
         ({"phase": "unwrapped"}, "Unknown phase"),
         ({"norm": "forward"}, "Unknown norm"),
+        ({"space": "noise"}, "Unknown space 'noise'; use one of x0_hat, output"),
+        ({"sigma_weight": "snr"}, "Unknown sigma_weight 'snr'; use one of none, signal"),
+        ({"bands": "high"}, "Unknown bands 'high'; use one of all, low"),
         ({"delta": -0.1}, "delta is -0.1; it must be 0 or above"),
         ({"base": math.nan}, "base is nan"),
         ({"global_weight": -0.4}, "global_weight is -0.4"),
@@ -113,6 +120,62 @@ def test_level_weights_given_as_a_list_are_kept_as_a_tuple():
     settings = SpectralSettings(levels=1, level_weights=[1.0, 0.5])
     assert settings == SpectralSettings(levels=1, level_weights=(1.0, 0.5))
     assert hash(settings) == hash(SpectralSettings(levels=1, level_weights=(1.0, 0.5)))
+
+
+def haar_of_differences(x0: torch.Tensor, x0_hat: torch.Tensor) -> list[torch.Tensor]:
+    """The differences of the frame residuals, one [B, C, H, W] per pair of frames."""
+    return list((x0 - x0_hat).diff(dim=2).unbind(2))
+
+
+def each(x: torch.Tensor) -> torch.Tensor:
+    return x.abs().flatten(1).mean(1)
+
+
+@pytest.fixture
+def clips() -> Callable[[int], tuple[torch.Tensor, torch.Tensor]]:
+    """clips(frames): two clips of 2 samples in float64."""
+
+    def make(frames: int) -> tuple[torch.Tensor, torch.Tensor]:
+        source = torch.Generator().manual_seed(frames)
+        x0, x0_hat = torch.randn(2, 2, 3, frames, 4, 5, generator=source, dtype=torch.float64)
+        return x0, x0_hat
+
+    return make
+
+
+def low(clips: tuple[torch.Tensor, torch.Tensor], **knobs: Any) -> torch.Tensor:
+    x0, x0_hat = clips
+    return GlobalTransform.of(x0, SpectralSettings(bands="low", **knobs)).compare(x0_hat)
+
+
+def test_low_bands_are_the_approximation_and_the_coarsest_detail(clips):
+    a, b, c, d = haar_of_differences(*clips(5))
+    slow, slower = each((a + b + c + d) / 2), each((a + b - c - d) / 2)
+    torch.testing.assert_close(low(clips(5)), slow + slower)
+    torch.testing.assert_close(low(clips(5), level_weights=(3.0, 7.0, 0.5)), 3 * slow + 0.5 * slower)
+
+
+def test_low_bands_of_an_odd_number_of_residuals(clips):
+    a, b, c = haar_of_differences(*clips(4))  # the last one is paired with zero
+    pair, tail = (a + b) / math.sqrt(2), c / math.sqrt(2)
+    expected = each((pair + tail) / math.sqrt(2)) + each((pair - tail) / math.sqrt(2))
+    torch.testing.assert_close(low(clips(4), levels=2), expected)
+
+
+@pytest.mark.parametrize("frames", [2, 3, 4])
+def test_low_bands_of_one_level_are_the_approximation(frames, clips):
+    residuals = [*haar_of_differences(*clips(frames)), torch.zeros(2, 3, 4, 5, dtype=torch.float64)]
+    pairs = [(a + b) / math.sqrt(2) for a, b in zip(residuals[:-1:2], residuals[1::2], strict=False)]
+    expected = each(torch.stack(pairs, 2))
+    torch.testing.assert_close(low(clips(frames)), expected)
+    torch.testing.assert_close(low(clips(frames), level_weights=(2.0, 5.0)), 2 * expected)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3, 5])
+def test_low_bands_are_weights_of_zero_for_the_others(levels):
+    weights = SpectralSettings(bands="low").level_weights_for(levels)
+    expected = {1: (1, 0), 2: (1, 0, 1), 3: (1, 0, 0, 1), 5: (1, 0, 0, 0, 0, 1)}
+    assert weights == expected[levels]
 
 
 def white(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
