@@ -1,12 +1,13 @@
 """Which loss carries motion over to another sprite? `make bench-motion`; README.md here says how it is measured.
 
-    python scripts/harness.py run benchmarks/motion.py                   what is missing of the table, then the table
-    python scripts/harness.py run benchmarks/motion.py --fresh           everything anew
-    python scripts/harness.py run benchmarks/motion.py --table           the table of what is there
-    python scripts/harness.py run benchmarks/motion.py --sweep weights   the spectral loss at 1, 0.3 and 0.1 of the paper's weights
+    python scripts/harness.py run benchmarks/motion.py                     what is missing of the tables, then the tables
+    python scripts/harness.py run benchmarks/motion.py --table             the tables of what is there
+    python scripts/harness.py run benchmarks/motion.py --fresh             everything anew
+    python scripts/harness.py run benchmarks/motion.py --pairs plain:off plain:repaired --seeds 8 --motions circle back
+    python scripts/harness.py run benchmarks/motion.py --tune --methods plain debiased --forms off --rates 3e-3 6e-3
 
-Every finished cell is appended to motion.jsonl at once; a cell that is there for the same weights, settings and seeds is
-not run again.
+Every finished cell is appended to motion.jsonl at once; a cell that is there for the same weights, settings, loss and seed is
+not run again. The cells of a seed come before those of the next, so a stop leaves rows of about equal length.
 """
 
 from __future__ import annotations
@@ -19,48 +20,68 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.motion_table import Line, conditions, table, write_into
-from benchmarks.sprites_cells import TRAINED, Cell, Protocol, run_cell
-from sma.spectral import REPAIRED
-from sma.sprites.data import MOTIONS
+from benchmarks.motion_methods import (
+    FORMS,
+    METHODS,
+    MOTIONS,
+    SEEDS,
+    SNAPSHOTS,
+    STEPS,
+    TABLE,
+    TUNING_MOTIONS,
+    TUNING_RATES,
+    UNTRAINED,
+)
+from benchmarks.motion_table import END, START, TUNING_END, TUNING_START, report, write_into
+from benchmarks.motion_training import Protocol
+from benchmarks.sprites_cells import Cell, Line, run_cell
 from sma.sprites.model import DEFAULT_WEIGHTS
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "motion.jsonl"
-PAPER_WEIGHTS = {"global_weight": 0.4, "local_weight": 0.2}
-SWEEP = (1.0, 0.3, 0.1)
+Pair = tuple[str, str]
 
 
-def main_cells(motions: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
-    """The benchmark: oracle and base per motion; per motion and seed both methods without and with spectral loss, and the null."""
-    cells = [Cell(method, motion) for method in ("oracle", "base") for motion in motions]
-    for seed in seeds:
-        for motion in motions:
-            for method in TRAINED:
-                cells += [Cell(method, motion, spectral, seed) for spectral in (None, REPAIRED)]
-            cells.append(Cell("plain", motion, None, seed, null=True))
-    return cells
+def parse_pair(text: str) -> Pair:
+    """ "plain:repaired" to a method and a form."""
+    method, _, form = text.partition(":")
+    if method not in METHODS or method in UNTRAINED or form not in FORMS:
+        raise ValueError(
+            f"{text!r} is no method:form; methods are {', '.join(name for name in METHODS if name not in UNTRAINED)}, "
+            f"forms {', '.join(FORMS)}."
+        )
+    return method, form
 
 
-def sweep_cells(motions: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
-    """Plain denoising without the spectral loss and with it at shares of the paper's weights."""
-    forms = [
-        replace(REPAIRED, **{name: round(share * weight, 6) for name, weight in PAPER_WEIGHTS.items()})
-        for share in SWEEP
+def completed(chosen: Sequence[Pair]) -> list[Pair]:
+    """The pairs, after what every table of them needs: the untrained rows, each method's off, and a null."""
+    methods = list(dict.fromkeys(method for method, _ in chosen))
+    null = "plain" if "plain" in methods else methods[0]
+    needed = [(method, "off") for method in (*UNTRAINED, *methods)]
+    return list(dict.fromkeys([*needed, (null, "null"), *chosen]))
+
+
+def make_cells(
+    chosen: Sequence[Pair],
+    motions: Sequence[str],
+    seeds: Sequence[int],
+    rates: Sequence[float] | None = None,
+    steps: int = STEPS,
+) -> list[Cell]:
+    """Seed by seed, motion by motion; rates: learning rates to try instead of each method's own, the null left out."""
+    found = [
+        Cell.of(method, form, motion, seed, rate, steps)
+        for seed in seeds
+        for motion in motions
+        for method, form in chosen
+        for rate in (rates if rates and form != "null" else (None,))
     ]
-    return [Cell("plain", motion, form, seed) for form in (None, *forms) for seed in seeds for motion in motions]
-
-
-def identity(cell: Cell, protocol: Protocol, weights_sha256: str) -> Line:
-    """What a line must agree in to stand for a cell, as it reads back from JSON."""
-    return json.loads(json.dumps({**cell.identity(), "protocol": asdict(protocol), "weights_sha256": weights_sha256}))
+    return list(dict.fromkeys(found))
 
 
 def read_lines(results: Path) -> list[Line]:
@@ -69,26 +90,40 @@ def read_lines(results: Path) -> list[Line]:
     return [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines() if line]
 
 
-def missing(cells: Sequence[Cell], lines: Sequence[Line], protocol: Protocol, weights_sha256: str) -> list[Cell]:
-    """The cells that no line stands for."""
+def current(lines: Sequence[Line], protocol: Protocol, weights_sha256: str) -> list[Line]:
+    """The lines that stand for a cell of these weights and settings as methods and forms are defined now; of a cell that
+    was run again, for its snapshots, the last one."""
+    found: dict[Cell, Line] = {}
+    for line in lines:
+        if line["method"] not in METHODS or line["form"] not in FORMS:
+            continue
+        keys = ("method", "form", "motion", "seed", "learning_rate", "steps")
+        cell = Cell(**{key: line[key] for key in keys})
+        if all(line.get(key) == value for key, value in cell.identity(protocol, weights_sha256).items()):
+            found[cell] = line
+    return list(found.values())
+
+
+def wanted_snapshots(cell: Cell, snapshots: Sequence[int]) -> tuple[int, ...]:
+    """Only runs without spectral loss are compared with at other steps than their last."""
+    return tuple(snapshots) if cell.trained and cell.form == "off" else ()
+
+
+def missing(
+    cells: Sequence[Cell], lines: Sequence[Line], protocol: Protocol, weights_sha256: str, snapshots: Sequence[int] = ()
+) -> list[Cell]:
+    """The cells that no line stands for, or none with all of its snapshots."""
     found = []
     for cell in cells:
-        wanted = identity(cell, protocol, weights_sha256)
-        if not any(all(line.get(key) == value for key, value in wanted.items()) for line in lines):
+        identity = cell.identity(protocol, weights_sha256)
+        steps = set(wanted_snapshots(cell, snapshots))
+        if not any(
+            all(line.get(key) == value for key, value in identity.items())
+            and steps <= {snapshot["steps"] for snapshot in line.get("snapshots", ())}
+            for line in lines
+        ):
             found.append(cell)
     return found
-
-
-def current(lines: Sequence[Line], protocol: Protocol, weights_sha256: str) -> list[Line]:
-    """The lines of these weights and settings, whose spectral form is REPAIRED in all but its weights."""
-    common = json.loads(json.dumps({"protocol": asdict(protocol), "weights_sha256": weights_sha256}))
-    form = _form(json.loads(json.dumps(asdict(REPAIRED))))
-    same = [line for line in lines if all(line[key] == value for key, value in common.items())]
-    return [line for line in same if line["spectral"] is None or _form(line["spectral"]) == form]
-
-
-def _form(spectral: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in spectral.items() if key not in ("global_weight", "local_weight")}
 
 
 def run(
@@ -97,18 +132,23 @@ def run(
     weights: Path,
     sha256: str,
     results: Path,
+    *,
     processes: int,
-    sheets: Path | None,
+    snapshots: Sequence[int] = (),
+    sheets: Path | None = None,
 ) -> None:
     """Run the cells, one process per core, and append each result when it is there."""
     started = time.monotonic()
     # A forked child would inherit torch's threads in whatever state they are in.
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(run_cell, cell, protocol, weights, sheets): cell for cell in cells}
+        futures = {
+            pool.submit(run_cell, cell, protocol, weights, wanted_snapshots(cell, snapshots), sheets): cell
+            for cell in cells
+        }
         try:
             for done, future in enumerate(as_completed(futures), 1):
                 cell, result = futures[future], future.result()
-                line = {**identity(cell, protocol, sha256), **result, "processes": processes}
+                line = {**cell.identity(protocol, sha256), **result, "processes": processes}
                 with results.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
                 print(
@@ -122,50 +162,89 @@ def run(
     print(f"{len(cells)} cells in {(time.monotonic() - started) / 60:.1f} minutes on {processes} processes\n")
 
 
-def main() -> int:
+def arguments_of(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line, with `chosen`: the pairs of method and form, `motions`, and `snapshots` filled in."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    trained = [name for name in METHODS if name not in UNTRAINED]
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--fresh", action="store_true", help="forget the results file and start over")
     mode.add_argument("--table", action="store_true", help="run nothing")
-    mode.add_argument(
-        "--sweep", choices=["weights"], help="compare weights of the spectral loss beside plain denoising"
+    parser.add_argument(
+        "--tune",
+        action="store_true",
+        help=f"on {', '.join(TUNING_MOTIONS)}; default: every method, off, at the rates {TUNING_RATES}, without snapshots",
     )
-    parser.add_argument("--seeds", type=int, default=2, metavar="N", help="training seeds 0 to N-1")
-    parser.add_argument("--motions", nargs="+", choices=MOTIONS, default=["circle", "back"])
+    parser.add_argument("--pairs", nargs="+", metavar="METHOD:FORM", help="default: the benchmark's own")
+    parser.add_argument("--methods", nargs="+", choices=trained, help="these, each in all of --forms")
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=["off"])
+    parser.add_argument("--motions", nargs="+", choices=(*MOTIONS, *TUNING_MOTIONS))
+    parser.add_argument("--seeds", type=int, default=SEEDS, metavar="N", help="training seeds 0 to N-1")
+    parser.add_argument("--rates", type=float, nargs="+", help="learning rates; default: each method's own")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--no-snapshots", action="store_true", help="leave out what equal fit is compared at")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="cells at a time, one thread each")
     parser.add_argument("--weights", type=Path, default=DEFAULT_WEIGHTS)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument(
         "--sheets", type=Path, metavar="FOLDER", help="leave a contact sheet of each cell's clips there"
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
+    allowed = TUNING_MOTIONS if arguments.tune else MOTIONS
+    arguments.motions = arguments.motions or list(allowed)
+    if strangers := set(arguments.motions) - set(allowed):
+        parser.error(f"{', '.join(sorted(strangers))}: tuning and final motions are never mixed; see --tune")
     if not arguments.weights.is_file():
         parser.error(
             f"there are no sprites weights at {arguments.weights}; train them with python -m sma.sprites.train"
         )
+    try:
+        chosen = [parse_pair(text) for text in arguments.pairs or ()]
+    except ValueError as error:
+        parser.error(str(error))
+    chosen += [(method, form) for method in arguments.methods or () for form in arguments.forms]
+    if arguments.tune:
+        chosen = chosen or [(method, "off") for method in trained]
+        arguments.rates = arguments.rates or TUNING_RATES
+    arguments.chosen = completed(chosen or [parse_pair(text) for text in TABLE])
+    arguments.snapshots = () if arguments.no_snapshots or arguments.tune else SNAPSHOTS
+    return arguments
 
+
+def main() -> int:
+    arguments = arguments_of()
     protocol = Protocol()
     sha256 = hashlib.sha256(arguments.weights.read_bytes()).hexdigest()
     if arguments.fresh:
         arguments.results.unlink(missing_ok=True)
     if not arguments.table:
-        make_cells = sweep_cells if arguments.sweep else main_cells
-        cells = make_cells(arguments.motions, range(arguments.seeds))
-        todo = missing(cells, read_lines(arguments.results), protocol, sha256)
+        seeds = range(arguments.seeds)
+        cells = make_cells(arguments.chosen, arguments.motions, seeds, arguments.rates, arguments.steps)
+        todo = missing(cells, read_lines(arguments.results), protocol, sha256, arguments.snapshots)
         print(f"{len(cells) - len(todo)} of {len(cells)} cells are there already", flush=True)
         if todo:
-            processes = max(1, min(arguments.processes, len(todo)))
-            run(todo, protocol, arguments.weights, sha256, arguments.results, processes, arguments.sheets)
+            run(
+                todo,
+                protocol,
+                arguments.weights,
+                sha256,
+                arguments.results,
+                processes=max(1, min(arguments.processes, len(todo))),
+                snapshots=arguments.snapshots,
+                sheets=arguments.sheets,
+            )
 
+    found = False
     lines = current(read_lines(arguments.results), protocol, sha256)
-    if not lines:
+    for motions, markers in ((MOTIONS, (START, END)), (TUNING_MOTIONS, (TUNING_START, TUNING_END))):
+        own = [line for line in lines if line["motion"] in motions]
+        if own:
+            found = True
+            print(f"{', '.join(motions)}\n\n{report(own)}\n")
+            if arguments.results == RESULTS:
+                write_into(FOLDER / "README.md", report(own), *markers)
+    if not found:
         print(f"{arguments.results} has no cell of these weights and settings; run without --table first")
-        return 1
-    text = f"{table(lines)}\n\n{conditions(lines)}"
-    print(text)
-    if arguments.results == RESULTS:
-        write_into(FOLDER / "README.md", text)
-    return 0
+    return 0 if found else 1
 
 
 if __name__ == "__main__":

@@ -1,103 +1,104 @@
-"""The motion benchmark's table, from the lines of its results file."""
+"""The motion benchmark's tables, from the lines of its results file."""
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from benchmarks.motion_methods import FORMS, METHODS, UNTRAINED
+from benchmarks.motion_stats import Group, Interval, Line, at_equal_fit, cells_of, pairs
 
 START, END = "<!-- results: written by motion.py -->", "<!-- end of results -->"
-_ORDER = ("oracle", "base", "plain", "vmc")
-_NAMES = {
-    "oracle": "oracle (drawn on the path)",
-    "base": "base (no LoRA)",
-    "plain": "plain denoising",
-    "vmc": "VMC cosine",
-}
-_COLUMNS = (
+TUNING_START, TUNING_END = "<!-- tuning: written by motion.py -->", "<!-- end of tuning -->"
+_BASE = Group("base", "off", None, None)
+_MAIN = (
     "method",
-    "spectral loss (global, local weight)",
+    "spectral loss",
+    "rate",
     "cells",
     "cosine",
     "Δ to off",
     "better / worse",
-    "per cell",
+    "Δ at equal fit",
+    "off at step, fit apart",
     "error %",
     "visible",
     "colour",
     "shape",
+)
+_LOOKS = (
+    "method",
+    "spectral loss",
+    "rate",
+    "cells",
+    "colour leak",
     "shape leak",
+    "ground leak",
+    "shade pull",
+    "unevenness",
     "flicker",
-    "final MSE",
+    "diversity",
+    "fit",
     "gradient ratio",
+    "training s",
 )
 
-Line = dict[str, Any]
 
-
-@dataclass(frozen=True)
-class Group:
-    """The cells of one row of the table: one method in one spectral form."""
-
-    method: str
-    weights: tuple[float, float] | None
-    null: bool
-
-    @classmethod
-    def of(cls, line: Line) -> Group:
-        spectral = line["spectral"]
-        weights = (spectral["global_weight"], spectral["local_weight"]) if spectral else None
-        return cls(line["method"], weights, line["seed"] != line["init_seed"])
-
-    @property
-    def rank(self) -> tuple[int, bool, tuple[float, float]]:
-        """Sorts rows: by method, off first, then the null row, then the spectral forms from strong to weak."""
-        weights = self.weights or (float("inf"), 0.0)
-        return _ORDER.index(self.method), self.weights is not None, self.null, (-weights[0], -weights[1])
-
-    @property
-    def form(self) -> str:
-        if self.method in ("oracle", "base"):
-            return ""
-        if self.weights:
-            return f"REPAIRED ({self.weights[0]:g}, {self.weights[1]:g})"
-        return "off, other initial LoRA (null)" if self.null else "off"
-
-
-def paired_differences(lines: Sequence[Line], group: Group) -> list[float]:
-    """Cosine of each cell of the group minus that of the same motion and seed under the same method without spectral loss."""
-    off = {(line["motion"], line["seed"]): line["cosine"] for line in lines if Group.of(line) == _off(group)}
-    own = [line for line in lines if Group.of(line) == group]
-    places = [((line["motion"], line["seed"]), line["cosine"]) for line in own]
-    return [cosine - off[place] for place, cosine in places if place in off]
-
-
-def table(lines: Sequence[Line]) -> str:
-    """Markdown, one row per method and spectral form: means over cells, ± is the sample sd between cells."""
-    rows = [_COLUMNS, ("---",) * len(_COLUMNS)]
-    for group in sorted({Group.of(line) for line in lines}, key=lambda group: group.rank):
-        own = sorted((line for line in lines if Group.of(line) == group), key=lambda line: line["motion"])
-        differences = [] if group == _off(group) else paired_differences(lines, group)
-        better, worse = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
+def main_table(lines: Sequence[Line]) -> str:
+    """Markdown, one row per group: how well the motion is repeated. Intervals are of 95 % over cells."""
+    rows = []
+    for group in _groups(lines):
+        own = cells_of(lines, group)
         rows.append(
             (
-                _NAMES[group.method],
-                group.form,
-                str(len(own)),
-                _spread([line["cosine"] for line in own]),
-                _spread(differences, "+.2f") if differences else "",
-                f"{better} / {worse}" if differences else "",
-                _per_motion(own),
+                *_head(group, own),
+                Interval.of([line["cosine"] for line in own]).text(),
+                *_differences(lines, group),
                 f"{_mean(own, 'error'):.1f}",
-                *(f"{_mean(own, key):.2f}" for key in ("visible", "colour_right", "shape_right", "shape_leak")),
-                f"{_mean(own, 'flicker'):.3f}",
-                f"{statistics.mean(line['losses']['denoising'] for line in own):.4f}" if own[0]["losses"] else "",
-                _ratios(own),
+                *(f"{_mean(own, key):.2f}" for key in ("visible", "colour_right", "shape_right")),
             )
         )
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return _markdown(_MAIN, rows)
+
+
+def looks_table(lines: Sequence[Line]) -> str:
+    """Markdown, one row per group: what else came over from the reference, and what training cost."""
+    rows = []
+    for group in _groups(lines):
+        own = cells_of(lines, group)
+        beside = pairs(lines, group, _BASE)
+        shade, variety = _of_base(beside, "shade_distance"), _of_base(beside, "diversity")
+        rows.append(
+            (
+                *_head(group, own),
+                *(_text(_mean(own, key)) for key in ("colour_leak", "shape_leak", "ground_leak")),
+                _text(None if shade is None else 1 - shade),
+                *(_text(_mean(own, key), ".3f") for key in ("unevenness", "flicker")),
+                _text(variety),
+                _text(_mean(own, "fit"), ".4f"),
+                _ratios(own),
+                _text(_mean(own, "training_seconds"), ".0f"),
+            )
+        )
+    return _markdown(_LOOKS, rows)
+
+
+def motions_table(lines: Sequence[Line]) -> str:
+    """Markdown, groups by motions: mean cosine, in brackets the mean difference to off."""
+    motions = sorted({line["motion"] for line in lines})
+    rows = []
+    for group in _groups(lines):
+        row = [METHODS[group.method].title, _form(group)]
+        for motion in motions:
+            here = [line for line in lines if line["motion"] == motion]
+            own = cells_of(here, group)
+            beside = [] if group == group.off else _cosine_differences(here, group)
+            difference = f" ({statistics.mean(beside):+.2f})" if beside else ""
+            row.append(f"{_mean(own, 'cosine'):.2f}{difference}" if own else "")
+        rows.append(row)
+    return _markdown(("method", "spectral loss", *motions), rows)
 
 
 def conditions(lines: Sequence[Line]) -> str:
@@ -105,15 +106,17 @@ def conditions(lines: Sequence[Line]) -> str:
     # CPU time: wall time says as much about what else the machine did.
     total = sum(line["cpu_seconds"] for line in lines) / 60
     processes = max(line["processes"] for line in lines)
-    cost = f"{len(lines)} cells took {total:.1f} minutes of CPU time, {total / processes:.1f} minutes on {processes} idle cores"
-    trained = [line["cpu_seconds"] for line in lines if line["losses"]]
-    if trained:
-        cost += f"; a trained cell {statistics.mean(trained):.0f} s"
+    cost = f"{len(lines)} cells took {total:.0f} minutes of CPU time, {total / processes:.0f} minutes on {processes} idle cores"
     versions = [", ".join(sorted({line[key] for line in lines})) for key in ("pack", "sources", "torch", "machine")]
     return (
         f"{cost}. Pack {versions[0]} (sources {versions[1]}), torch {versions[2]}, {versions[3]}, "
         f"weights {lines[0]['weights_sha256'][:12]}."
     )
+
+
+def report(lines: Sequence[Line]) -> str:
+    """All tables of lines that belong together."""
+    return "\n\n".join(make(lines) for make in (main_table, looks_table, motions_table, conditions))
 
 
 def write_into(readme: Path, text: str, start_marker: str = START, end_marker: str = END) -> None:
@@ -130,32 +133,64 @@ def write_into(readme: Path, text: str, start_marker: str = START, end_marker: s
     readme.write_text(f"{head}{start_marker}\n{text}\n{end_marker}{tail}", encoding="utf-8")
 
 
-def _off(group: Group) -> Group:
-    return Group(group.method, None, False)
+def _groups(lines: Sequence[Line]) -> list[Group]:
+    return sorted({Group.of(line) for line in lines}, key=lambda group: group.rank)
 
 
-def _mean(lines: Sequence[Line], key: str) -> float:
-    return statistics.mean(line[key] for line in lines)
+def _head(group: Group, own: Sequence[Line]) -> tuple[str, ...]:
+    rate = "" if group.learning_rate is None else f"{group.learning_rate:g}"
+    return METHODS[group.method].title, _form(group), rate, str(len(own))
 
 
-def _spread(values: Sequence[float], style: str = ".2f") -> str:
-    mean = f"{statistics.mean(values):{style}}"
-    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
+def _form(group: Group) -> str:
+    return "" if group.method in UNTRAINED else FORMS[group.form].title
 
 
-def _per_motion(lines: Sequence[Line]) -> str:
-    """Every cell's cosine, seeds in ascending order: "back .97/.96, circle .94/.90"."""
-    parts = []
-    for motion in sorted({line["motion"] for line in lines}):
-        cells = sorted((line for line in lines if line["motion"] == motion), key=lambda line: line["seed"] or 0)
-        parts.append(f"{motion} " + "/".join(f"{line['cosine']:.2f}" for line in cells))
-    return ", ".join(parts)
+def _cosine_differences(lines: Sequence[Line], group: Group) -> list[float]:
+    return [line["cosine"] - off["cosine"] for line, off in pairs(lines, group, group.off)]
+
+
+def _differences(lines: Sequence[Line], group: Group) -> tuple[str, str, str, str]:
+    """Against the off runs of the same motions and seeds: at equal steps, and at equal fit with how equal it is."""
+    beside = [] if group == group.off else pairs(lines, group, group.off)
+    if not beside:
+        return "", "", "", ""
+    differences = _cosine_differences(lines, group)
+    steps = Interval.of(differences).text("+.2f")
+    tally = f"{sum(d > 0 for d in differences)} / {sum(d < 0 for d in differences)}"
+    equal = [found for line, off in beside if (found := at_equal_fit(line, off)) is not None]
+    if not equal:
+        return steps, tally, "", ""
+    at_step = statistics.mean(found.steps for found in equal)
+    apart = 100 * (math.exp(statistics.mean(abs(math.log(found.ratio)) for found in equal)) - 1)
+    fit = Interval.of([found.difference for found in equal]).text("+.2f")
+    return steps, tally, fit, f"{at_step:.0f}, {apart:.0f} %"
+
+
+def _of_base(beside: Sequence[tuple[Line, Line]], key: str) -> float | None:
+    """Mean over cells as a share of that of the base model under the same noises."""
+    known = [(line[key], base[key]) for line, base in beside if line[key] is not None and base[key] is not None]
+    return sum(own for own, _ in known) / sum(base for _, base in known) if known else None
+
+
+def _mean(lines: Sequence[Line], key: str) -> float | None:
+    """Over the cells that have it: a plain reference has no texture to leak, and an oracle no training."""
+    values = [line[key] for line in lines if line.get(key) is not None]
+    return statistics.mean(values) if values else None
+
+
+def _text(value: float | None, style: str = ".2f") -> str:
+    return "" if value is None else f"{value:{style}}"
 
 
 def _ratios(lines: Sequence[Line]) -> str:
     """Spectral gradient over the method's own, before and after training, means over cells."""
-    ratios = [line["gradient_ratio"] for line in lines if line["gradient_ratio"]]
+    ratios = [line["gradient_ratio"] for line in lines if line.get("gradient_ratio")]
     if not ratios:
         return ""
     before, after = (statistics.mean(column) for column in zip(*ratios, strict=True))
-    return f"{before:.1f} → {after:.1f}"
+    return f"{before:.2g} → {after:.2g}"
+
+
+def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (columns, ("---",) * len(columns), *rows))

@@ -1,20 +1,26 @@
-"""The motion benchmark: its cells pair and repeat, a restart runs only what is missing, its table does the sums."""
+"""A cell of the motion benchmark: it repeats, pairs with its variants and with nothing else, and measures what it says."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
 
-from benchmarks.motion import current, identity, main_cells, missing, sweep_cells
-from benchmarks.motion_table import END, START, Group, paired_differences, table, write_into
-from benchmarks.sprites_cells import Cell, Protocol, run_cell
+from benchmarks.motion import current, make_cells, missing, read_lines, run
+from benchmarks.motion_measures import diversity, ground_of, measure, random_videos, reference_scene, sample_videos
+from benchmarks.motion_methods import FORMS, METHODS, UNTRAINED, Form, motion_loss
+from benchmarks.motion_training import Protocol, Trainer, own_seed
+from benchmarks.sprites_cells import Cell, run_cell
+from sma.plan import SPATIAL, TEMPORAL, of_clip
 from sma.spectral import REPAIRED
-from sma.sprites.model import SpritesModel, save
+from sma.sprites.data import COLOURS, Scene, named_path
+from sma.sprites.ground import Ground
+from sma.sprites.model import SpritesModel, load_sprites, save
 
-QUICK = Protocol(steps=2, noises=1, sampler_steps=2)
-MEASURED = ("cosine", "sd", "error", "visible", "flicker", "losses", "gradient_ratio")
+QUICK = Protocol(noises=2, sampler_steps=2, fit_draws=4)
+MEASURED = ("cosine", "error", "fit", "diversity", "losses", "gradient_ratio")
 
 
 @pytest.fixture(scope="module")
@@ -27,111 +33,167 @@ def weights(tmp_path_factory):
     return path
 
 
-def line(method: str, motion: str, cosine: float, *, seed: int = 0, spectral=None, null: bool = False) -> dict:
-    cell = Cell(method, motion, spectral, seed, null)
-    shares = dict.fromkeys(("error", "visible", "colour_right", "shape_right", "shape_leak", "flicker"), 0.5)
-    ratio = [1.0, 2.0] if spectral else None
-    measured = {"cosine": cosine, **shares, "losses": {"denoising": 0.01}, "gradient_ratio": ratio}
-    return {**identity(cell, QUICK, "weights"), **measured}
+@pytest.fixture
+def trainer(weights):
+    def make(method: str = "plain", form: str = "off", motion: str = "circle", seed: int = 0) -> Trainer:
+        model = QUICK.load(weights)
+        return Trainer(model, reference_scene(motion, seed), method, form, motion, seed, 6e-3, QUICK)
+
+    return make
 
 
-def test_a_cell_gives_the_same_figures_again(weights):
-    cell = Cell("vmc", "back", REPAIRED, seed=3)
+@pytest.mark.parametrize("form", ["null", "repaired", "balanced"])
+def test_a_cell_runs_from_training_to_figures_and_gives_them_again(form, weights):
+    cell = Cell.of("plain", form, "back", seed=3, steps=2)
     first, second = (run_cell(cell, QUICK, weights) for _ in range(2))
     assert {key: first[key] for key in MEASURED} == {key: second[key] for key in MEASURED}
+    assert [snapshot["steps"] for snapshot in first["snapshots"]] == [2]
+    assert first["snapshots"][0]["fit"] == first["fit"] > 0
+    assert (first["gradient_ratio"] is None) == (form == "null")
+    assert json.loads(json.dumps(first)) == first
 
 
-def test_variants_of_one_seed_share_noise_and_initial_adapter_and_the_null_only_the_noise(weights):
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in UNTRAINED])
+def test_every_method_trains_what_it_is_sampled_with(method, trainer):
+    trained = trainer(method, "repaired")
+    before = trained.adapter.state_dict()
+    trained.train_to(1)
+    after = trained.adapter.state_dict()
+    moved = {name for name in after if not torch.equal(after[name], before[name])}
+    temporal = {name for name, _ in trained.adapter.named_parameters([TEMPORAL]) if name.endswith(".up")}
+    # In a random model the last of the temporal convolutions is zero, which keeps gradients from those before it.
+    assert {name for name in temporal if "temp_convs" not in name} <= moved
+    assert {"denoising", "residual_cosine", "spectral_global", "spectral_local"} <= trained.closing_losses().keys()
+    assert trained.gradient_ratio() > 0
+
+
+@pytest.mark.parametrize("form", [name for name, form in FORMS.items() if form.settings])
+def test_every_form_adds_its_terms_to_the_methods_own(form):
+    loss = motion_loss("plain", form)
+    weighted = {term.name: term.weight for term in loss.terms if term.weight > 0}
+    settings = FORMS[form].settings
+    expected = {"spectral_global": settings.global_weight, "spectral_local": settings.local_weight}
+    assert weighted == {"denoising": 1.0, **{name: weight for name, weight in expected.items() if weight}}
+    assert loss.spectral_share == FORMS[form].spectral_share
+
+
+def test_variants_share_every_draw_and_the_null_differs_in_its_initial_values_alone(trainer, monkeypatch):
     feather = replace(REPAIRED, global_weight=1e-9, local_weight=1e-9)
-    one, two = replace(QUICK, steps=1), replace(QUICK, steps=2)
-    cells = [Cell("plain", "circle", form, 0, null) for form, null in ((None, False), (feather, False), (None, True))]
-    plain, spectral, null = (run_cell(cell, one, weights)["losses"] for cell in cells)
+    monkeypatch.setitem(FORMS, "feather", Form("next to nothing", feather))
+    runs = [trainer("plain", form) for form in ("off", "feather", "null")]
+    for own in runs:
+        own.train_to(1)
     # A fresh LoRA changes nothing, so the first step shows noise and levels alone, the second the adapter as well.
+    plain, spectral, null = (own.closing_losses() for own in runs)
     assert plain == spectral == null
-    plain, spectral, null = (run_cell(cell, two, weights)["losses"] for cell in cells)
+    for own in runs:
+        own.train_to(2)
+    plain, spectral, null = (own.closing_losses()["denoising"] for own in runs)
     assert spectral == pytest.approx(plain, rel=1e-3)
     assert null != pytest.approx(plain, rel=1e-3)
 
 
-def test_cells_of_other_seeds_see_other_noise(weights):
-    one = replace(QUICK, steps=1)
-    first, second = (run_cell(Cell("plain", "circle", None, seed), one, weights)["losses"] for seed in (0, 1))
-    assert first != second
+def test_the_dual_paths_temporal_group_starts_as_it_would_alone_and_is_sampled_alone(trainer):
+    dual, debiased = trainer("dual"), trainer("debiased")
+    names = dict(dual.adapter.named_parameters([TEMPORAL]))
+    alone = dict(debiased.adapter.named_parameters())
+    assert names.keys() == alone.keys() and all(torch.equal(names[name], alone[name]) for name in names)
+    looks = set(dual.adapter.groups[of_clip(SPATIAL, 0)])
+    with dual.sampling():
+        assert {key for key, on in dual.adapter._enabled.items() if not on} == looks
+    assert all(dual.adapter._enabled.values())
 
 
-def test_the_gradient_ratio_is_proportional_to_the_spectral_weights(weights):
-    double = replace(REPAIRED, global_weight=2 * REPAIRED.global_weight, local_weight=2 * REPAIRED.local_weight)
-    single_ratio, double_ratio = (
-        run_cell(Cell("plain", "circle", form, 0), QUICK, weights)["gradient_ratio"][0] for form in (REPAIRED, double)
-    )
-    assert single_ratio > 0
-    assert double_ratio == pytest.approx(2 * single_ratio, rel=1e-3)
+def test_pairs_of_motion_and_seed_share_no_draw(trainer, weights):
+    places = [("circle", 0), ("circle", 1), ("back", 0)]
+    purposes = ("initial values", "other initial values", "training", "fit", "sampling", "ground")
+    seeds = [own_seed(purpose, *place) for purpose in purposes for place in places]
+    assert len(set(seeds)) == len(seeds)
+    trained = [trainer(motion=motion, seed=seed) for motion, seed in places]
+    first = [next(own.adapter.named_parameters())[1] for own in trained]
+    assert not torch.equal(first[0], first[1]) and not torch.equal(first[0], first[2])
+    grounds = {round(reference_scene(*place).ground.shade.item(), 6) for place in places}
+    assert len(grounds) == 3
+    model = load_sprites(weights)
+    one, other = (sample_videos(model, *place, QUICK) for place in places[:2])
+    assert not torch.allclose(one, other)
+
+
+def test_snapshots_are_taken_on_the_way_and_change_nothing(weights):
+    cell = Cell.of("dual", "off", "circle", seed=0, steps=2)
+    plain, watched = run_cell(cell, QUICK, weights), run_cell(cell, QUICK, weights, snapshots=(1, 3))
+    assert {key: watched[key] for key in MEASURED} == {key: plain[key] for key in MEASURED}
+    assert [snapshot["steps"] for snapshot in watched["snapshots"]] == [1, 2, 3]
+    assert len({snapshot["fit"] for snapshot in watched["snapshots"]}) == 3
+
+
+def test_a_fit_is_the_same_number_for_all_forms_until_they_train(trainer):
+    fits = {trainer(method, form).fit() for method, form in (("plain", "off"), ("plain", "null"), ("dual", "paper"))}
+    assert len(fits) == 1
+    assert fits != {trainer(seed=1).fit()}
+
+
+def test_bfloat16_is_close_to_float32(weights):
+    cell = Cell.of("plain", "off", "circle", seed=0, steps=2)
+    fits = [run_cell(cell, replace(QUICK, autocast=autocast), weights)["fit"] for autocast in (False, True)]
+    assert fits[0] != fits[1] == pytest.approx(fits[0], rel=0.02)
 
 
 @pytest.mark.parametrize("motion", ["circle", "back"])
 def test_the_oracle_needs_no_weights_and_scores_like_the_reference(motion, tmp_path):
-    result = run_cell(Cell("oracle", motion), Protocol(), tmp_path / "absent")
+    result = run_cell(Cell.of("oracle", "off", motion, 0), Protocol(), tmp_path / "absent", sheets=tmp_path / "sheets")
     assert result["cosine"] > 0.98 and result["visible"] == 1.0
     assert result["colour_right"] == result["shape_right"] == 1.0
-    assert result["shape_leak"] == result["flicker"] == 0.0
+    assert result["colour_leak"] == result["shape_leak"] == 0.0
+    assert result["flicker"] == pytest.approx(0.0, abs=1e-6)
+    assert [file.name for file in (tmp_path / "sheets").iterdir()] == [f"oracle_{motion}_seed0.png"]
 
 
-def test_a_contact_sheet_of_a_cell_can_be_kept(tmp_path):
-    run_cell(Cell("oracle", "back"), Protocol(), tmp_path / "absent", tmp_path / "sheets")
-    assert [file.name for file in (tmp_path / "sheets").iterdir()] == ["oracle_back.png"]
-
-
-def test_the_benchmark_has_the_cells_it_promises():
-    cells = main_cells(["circle", "back"], range(2))
-    assert len(cells) == len(set(cells)) == 16 + 4 + 4
-    assert sum(cell.seed is not None and not cell.null for cell in cells) == 16
-    # Plain denoising without the spectral loss belongs to both, so that the sweep has something to pair with.
-    assert set(sweep_cells(["circle"], [0])) & set(cells)
-
-
-def test_a_restart_runs_only_what_is_missing():
-    cells = main_cells(["circle"], range(1))
-    lines = [identity(cell, QUICK, "weights") for cell in cells[:-1]]
-    assert missing(cells, lines, QUICK, "weights") == cells[-1:]
-
-
-def test_lines_of_other_weights_settings_or_knobs_do_not_count():
-    cells = [Cell("plain", "circle", REPAIRED, 0)]
-    lines = [line("plain", "circle", 0.5, spectral=REPAIRED)]
-    assert missing(cells, lines, QUICK, "weights") == []
-    assert missing(cells, lines, QUICK, "other weights") == cells
-    assert missing(cells, lines, replace(QUICK, steps=3), "weights") == cells
-    lighter = [replace(cells[0], spectral=replace(REPAIRED, local_weight=0.1))]
-    assert missing(lighter, lines, QUICK, "weights") == lighter
-    other_form = [line("plain", "circle", 0.5, spectral=replace(REPAIRED, residual="absolute"))]
-    assert current(lines + other_form, QUICK, "weights") == lines
-    assert current(lines, QUICK, "other weights") == []
-
-
-def test_differences_pair_by_motion_and_seed():
-    lines = [
-        line("plain", "circle", 0.9, seed=0),
-        line("plain", "circle", 0.5, seed=1),
-        line("plain", "circle", 0.6, seed=0, spectral=REPAIRED),
-        line("plain", "circle", 0.7, seed=1, spectral=REPAIRED),
-        line("plain", "back", 0.1, seed=0, spectral=REPAIRED),
-        line("plain", "circle", 0.8, seed=0, null=True),
-        line("vmc", "circle", 0.0, seed=0),
+def test_random_clips_show_the_chance_level_of_the_colours():
+    shares = [
+        measure(random_videos("circle", seed, Protocol()), reference_scene("circle", seed), Protocol())["colour_right"]
+        for seed in range(8)
     ]
-    spectral = Group("plain", (REPAIRED.global_weight, REPAIRED.local_weight), False)
-    assert paired_differences(lines, spectral) == pytest.approx([-0.3, 0.2])
-    assert paired_differences(lines, Group("plain", None, True)) == pytest.approx([-0.1])
-    rows = {tuple(row.split(" | ")[:2]): row.split(" | ") for row in table(lines).splitlines()}
-    row = rows["| plain denoising", f"REPAIRED ({REPAIRED.global_weight:g}, {REPAIRED.local_weight:g})"]
-    assert row[2:7] == ["3", "0.47 ± 0.32", "-0.05 ± 0.35", "1 / 1", "back 0.10, circle 0.60/0.70"]
-    assert rows["| plain denoising", "off"][3:6] == ["0.70 ± 0.28", "", ""]
+    assert sum(shares) / len(shares) == pytest.approx(1 / len(COLOURS), abs=0.12)
 
 
-def test_the_table_replaces_what_stands_between_the_markers(tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{START}\nold\n{END}\nafter\n")
-    write_into(readme, "new")
-    assert readme.read_text() == f"before\n{START}\nnew\n{END}\nafter\n"
-    readme.write_text("no markers")
-    with pytest.raises(ValueError, match="lacks"):
-        write_into(readme, "new")
+def test_a_ground_leaks_by_its_share_and_only_where_there_is_a_texture():
+    generator = torch.Generator().manual_seed(1)
+    textured = Scene("red", "circle", named_path("circle"), Ground.random(1, generator, "stripes"))
+    path = named_path("back")
+
+    def clip(share: float) -> torch.Tensor:
+        ground = replace(textured.ground, amplitude=share * textured.ground.amplitude)
+        return Scene("green", "square", path, ground).render().movedim(0, -1)
+
+    for share in (0.0, 0.5, 1.0):
+        leak, shade, unevenness = ground_of(clip(share), textured)
+        assert leak == pytest.approx(share, abs=0.05)
+        assert shade == pytest.approx(0.0, abs=0.02)
+        assert (unevenness > 0.01) == (share > 0)
+    plain = Scene("red", "circle", path, 0.1)
+    leak, shade, _ = ground_of(Scene("green", "square", path, 0.4).render().movedim(0, -1), plain)
+    assert leak is None and shade == pytest.approx(0.3, abs=1e-3)
+    assert ground_of(torch.tensor(COLOURS["red"]).expand(8, 32, 32, 3), plain) is None
+
+
+def test_diversity_is_the_distance_within_a_prompt():
+    dark, bright = torch.zeros(8, 16, 16, 3), torch.full((8, 16, 16, 3), 0.5)
+    assert diversity(torch.stack([dark, bright, bright, bright]), prompts=2) == pytest.approx(0.25)
+    assert diversity(torch.stack([dark, bright]), prompts=2) is None
+
+
+def test_a_stopped_run_goes_on_with_what_is_missing(weights, tmp_path):
+    results = tmp_path / "lines.jsonl"
+    chosen = [("base", "off"), ("plain", "off"), ("plain", "balanced")]
+    cells = make_cells(chosen, ["circle"], [0], steps=2)
+    run(cells[:2], QUICK, weights, "sha", results, processes=1)
+    assert missing(cells, read_lines(results), QUICK, "sha") == cells[2:]
+    # Snapshots asked for later are made up for, of the runs that have them.
+    assert missing(cells, read_lines(results), QUICK, "sha", (1,)) == cells[1:]
+    run(cells[1:], QUICK, weights, "sha", results, processes=2, snapshots=(1,))
+    lines = read_lines(results)
+    assert missing(cells, lines, QUICK, "sha", (1,)) == []
+    assert len(lines) == 4 and len(current(lines, QUICK, "sha")) == 3
+    (off,) = (line for line in current(lines, QUICK, "sha") if (line["method"], line["form"]) == ("plain", "off"))
+    assert [snapshot["steps"] for snapshot in off["snapshots"]] == [1, 2]
