@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..sma.sprites.data import FRAMES, SIZE
+from ..sma.sprites.model import PATCH
 from ..sma.sprites.prompt import known_words
 from .host import sprites
 
@@ -15,8 +17,9 @@ class LoadSpritesModel(io.ComfyNode):
             node_id="SMA_LoadSpritesModel",
             display_name="Load Sprites Model",
             category="Spectral Motion/models",
-            description="A tiny text-to-video model that ships with the pack: moving shapes, 16x16 pixels, 8 frames. It trains and "
-            f"samples within a minute on any machine. It knows the words {', '.join(known_words())}.",
+            description=f"A tiny text-to-video model that ships with the pack: moving shapes, {SIZE}x{SIZE} pixels, {FRAMES} frames. It "
+            f"trains and samples within a minute on any machine. Prompts are like 'red circle', 'green square on stripes' or "
+            f"'red circle and blue square'; it knows the words {', '.join(known_words())}.",
             search_aliases=["sprites", "demo model", "toy model"],
             inputs=[],
             outputs=[
@@ -27,7 +30,10 @@ class LoadSpritesModel(io.ComfyNode):
                     display_name="clip",
                     tooltip=f"Text encoder. Knows {', '.join(known_words())}; any other word means nothing to it.",
                 ),
-                io.Vae.Output(display_name="vae", tooltip="Lossless; 16x16 pixels become 8x8 latents of 12 channels."),
+                io.Vae.Output(
+                    display_name="vae",
+                    tooltip=f"Lossless; {SIZE}x{SIZE} pixels become {SIZE // PATCH}x{SIZE // PATCH} latents of {3 * PATCH**2} channels.",
+                ),
             ],
         )
 

@@ -14,14 +14,13 @@ import comfy.supported_models_base
 import torch
 from torch import Tensor, nn
 
-from ...sma.networks.unet3d import build_unet3d
 from ...sma.sprites import model as sprites
 from ...sma.sprites.prompt import PromptEmbedding, tokenize
 from .wrapped import HostNetwork, model_from_network
 
 
 class SpritesLatent(comfy.latent_formats.LatentFormat):
-    """Space-to-depth pixels: 4 patch positions of each of R, G, B."""
+    """Space-to-depth pixels: 16 patch positions of each of R, G, B."""
 
     latent_channels = 3 * sprites.PATCH**2
     latent_dimensions = 3
@@ -38,7 +37,10 @@ class SpritesLatent(comfy.latent_formats.LatentFormat):
 
 class HostSprites(HostNetwork):
     # Nothing runs again in backward: a step takes a blink and little memory.
-    build = staticmethod(build_unet3d)
+    build = staticmethod(sprites.build_network)
+
+    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, **options: Any) -> Tensor:
+        return sprites.velocity(x, timesteps, super().forward(x, timesteps, context, **options))
 
 
 def load_model(
@@ -60,7 +62,7 @@ def load_model(
 
 
 def load_clip(path: Path | str = sprites.DEFAULT_WEIGHTS) -> comfy.sd.CLIP:
-    """CLIP whose vocabulary is the sprites' colours and shapes."""
+    """CLIP whose vocabulary is the sprites' colours, shapes and grounds."""
     _, weights = sprites.read_weights(path)
     target = comfy.supported_models_base.ClipTarget(_Tokenizer, _TextEncoder)
     return comfy.sd.CLIP(target, state_dict=weights["prompt"], model_options={"dtype": torch.float32})
@@ -102,7 +104,7 @@ class _TextEncoder(PromptEmbedding):
 
 
 class SpritesVAE(comfy.sd.VAE):
-    """A VAE without weights: pixels are rearranged, nothing is lost. Video latents are ``[1, 12, F, H/2, W/2]``."""
+    """A VAE without weights: pixels are rearranged, nothing is lost. Video latents are ``[1, 48, F, H/4, W/4]``."""
 
     def __init__(self) -> None:
         self.first_stage_model = nn.Identity()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ SAMPLING_SETTINGS: dict[str, Any] = {
 }
 # ComfyUI's stand-in for the zero terminal signal (an infinite sigma cannot be stepped from).
 _TERMINAL_ALPHA_BAR = 4.8973451890853435e-08
+# Standard deviation of the layers' estimate of x0 where there is little noise, in units of latents.
+ESTIMATE_ERROR = 0.05
 DEFAULT_WEIGHTS = Path(__file__).with_name("sprites.safetensors")
 
 
@@ -75,39 +78,54 @@ def sampling_sigmas(steps: int) -> Tensor:
 
 
 def build_network(config: Mapping[str, Any], **placing: Any) -> nn.Module:
-    """The UNet3D, with two things diffusers' own lacks; keys stay diffusers'. placing: as of `build_unet3d`.
+    """The UNet3D with frame positions; it estimates x0, see `velocity`. Keys stay diffusers'; placing: as of `build_unet3d`.
 
-    Frame positions: without them only the temporal convolutions tell one order of frames from another, and an adapter on
-    temporal attention alone has little to work with. As in AnimateDiff's motion modules, sinusoids are added where
-    temporal attention begins.
-
-    Output: the layers estimate x0, which lies in far fewer dimensions than the 48 channels of noise that a v-prediction
-    would have to carry through 32 (Li & He 2025, arXiv 2511.13720); what leaves the network is v = (sqrt(ab) x - x0) / sqrt(1-ab).
+    Without positions only the temporal convolutions tell one order of frames from another, and an adapter on temporal
+    attention alone has little to work with. As in AnimateDiff's motion modules, sinusoids are added where temporal
+    attention begins.
     """
     from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
 
     network = build_unet3d(config, **placing)
     for module in network.modules():
         if isinstance(module, TransformerTemporalModel):
-            module.proj_in.register_forward_hook(_add_positions)
-    signal = 1 / (1 + sigmas().square()).sqrt()
-
-    def to_velocity(module: nn.Module, args: tuple, output: Any) -> Any:
-        x, timestep = args[0], torch.as_tensor(args[1])
-        a = signal.to(x.device)[timestep.long()].view(-1, *[1] * (x.ndim - 1))
-        output.sample = ((a * x.float() - output.sample.float()) / (1 - a.square()).sqrt()).to(x.dtype)
-        return output
-
-    network.register_forward_hook(to_velocity)
+            module.transformer_blocks[0].__class__ = _positioned()
     return network
 
 
-def _add_positions(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-    """[N,F,D] plus sinusoids over F (Vaswani et al. 2017, section 3.5)."""
-    frames, width = output.shape[-2:]
-    rate = torch.exp(torch.arange(0, width, 2, device=output.device) * (-math.log(10000.0) / width))
-    angle = torch.arange(frames, device=output.device)[:, None] * rate
-    return output + torch.stack([angle.sin(), angle.cos()], -1).flatten(1).to(output.dtype)
+@cache
+def _positioned() -> type[nn.Module]:
+    """Diffusers' transformer block, told which frame is which. Made here because diffusers is slow to import."""
+    from diffusers.models.attention import BasicTransformerBlock
+
+    class PositionedTransformerBlock(BasicTransformerBlock):
+        def forward(self, hidden_states: Tensor, *args: Any, **options: Any) -> Tensor:
+            frames, width = hidden_states.shape[-2:]
+            table = positions(frames, width, hidden_states.device).to(hidden_states.dtype)
+            return super().forward(hidden_states + table, *args, **options)
+
+    return PositionedTransformerBlock
+
+
+def positions(frames: int, width: int, device: torch.device | str | None = None) -> Tensor:
+    """Sinusoids of frame numbers, sine and cosine in turn, [frames,width] (Vaswani et al. 2017, section 3.5)."""
+    rate = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10000.0) / width))
+    angle = torch.arange(frames, device=device)[:, None] * rate
+    return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)
+
+
+def velocity(x: Tensor, timestep: Tensor, estimate: Tensor) -> Tensor:
+    """v = (sqrt(ab) x - x0_hat) / sqrt(1 - ab) from what the layers estimate, all [B,48,F,8,8]; timestep [B] of 0..999.
+
+    The layers estimate x0 because that lies in far fewer dimensions than the 48 channels of noise that a v-prediction would
+    have to carry through 32 (Li & He 2025, arXiv 2511.13720). Where there is so little noise that x itself is nearer to x0
+    than the estimate is, the two are mixed by their inverse variances; else 1 / sqrt(1 - ab) would blow the estimate's error up.
+    """
+    sigma = sigmas().to(x.device)[timestep.long()].view(-1, *[1] * (x.ndim - 1))
+    a = 1 / (1 + sigma.square()).sqrt()
+    share = sigma.square() / (sigma.square() + ESTIMATE_ERROR**2)
+    x0_hat = (1 - share) * x.float() / a + share * estimate.float()
+    return ((a * x.float() - x0_hat) / (a * sigma)).to(x.dtype)
 
 
 class SpritesModel(nn.Module):
@@ -120,9 +138,13 @@ class SpritesModel(nn.Module):
         self.prompt = PromptEmbedding(config["cross_attention_dim"])
         self.register_buffer("log_sigmas", sigmas().log(), persistent=False)
 
-    def velocity(self, x: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
-        """The network's own output: v = sqrt(ab) noise - sqrt(1-ab) x0 for x = sqrt(ab) x0 + sqrt(1-ab) noise."""
+    def estimate(self, x: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
+        """The layers' own estimate of x0, which is trained, for x = sqrt(ab) x0 + sqrt(1-ab) noise."""
         return self.unet(x, timestep, encoder_hidden_states=context).sample
+
+    def velocity(self, x: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
+        """What the network says to a host: v = sqrt(ab) noise - sqrt(1-ab) x0 for x as in `estimate`."""
+        return velocity(x, timestep, self.estimate(x, timestep, context))
 
     def denoise(self, x_t: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
         """Clean estimate x0_hat [B,48,F,8,8] from x_t = x0 + sigma noise.

@@ -70,10 +70,10 @@ def drop_words(tokens: Tensor, settings: TrainSettings, generator: torch.Generat
 
 @dataclass(frozen=True, eq=False)
 class TrainingBatch:
-    """What one step sees: network input and v target [B,48,F,8,8], timestep [B], tokens [B,5], weight [B] of the squared error."""
+    """What one step sees: clean clip and network input [B,48,F,8,8], timestep [B], tokens [B,5], weight [B] of the squared error."""
 
+    x0: Tensor
     x: Tensor
-    target: Tensor
     timestep: Tensor
     tokens: Tensor
     weight: Tensor
@@ -91,8 +91,8 @@ def training_batch(settings: TrainSettings, step: int, alpha_bar: Tensor) -> Tra
     signal = alpha_bar[timestep].sqrt().view(-1, 1, 1, 1, 1)
     spread = (1 - alpha_bar[timestep]).sqrt().view(-1, 1, 1, 1, 1)
     tokens = drop_words(prompt_tokens(clips), settings, generator)
-    weight = (settings.weight_limit * spread.square()).clamp(max=1).flatten()
-    return TrainingBatch(signal * x0 + spread * noise, signal * noise - spread * x0, timestep, tokens, weight)
+    weight = (1 / spread.square()).clamp(max=settings.weight_limit).flatten()
+    return TrainingBatch(x0, signal * x0 + spread * noise, timestep, tokens, weight)
 
 
 def train(settings: TrainSettings, out: Path, *, checkpoint_every: float = 180.0) -> SpritesModel:
@@ -139,8 +139,8 @@ def train(settings: TrainSettings, out: Path, *, checkpoint_every: float = 180.0
         for group in optimizer.param_groups:
             group["lr"] = settings.rate(step)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            output = model.velocity(batch.x, batch.timestep, model.prompt(batch.tokens))
-        loss = (batch.weight * (output.float() - batch.target).square().mean((1, 2, 3, 4))).mean()
+            estimate = model.estimate(batch.x, batch.timestep, model.prompt(batch.tokens))
+        loss = (batch.weight * (estimate.float() - batch.x0).square().mean((1, 2, 3, 4))).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)

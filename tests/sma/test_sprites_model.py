@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sma.sprites.data import random_batch
 from sma.sprites.model import (
+    ESTIMATE_ERROR,
     UNET_CONFIG,
     SpritesModel,
     generate,
@@ -21,6 +22,7 @@ from sma.sprites.model import (
     sigmas,
     to_latent,
     to_video,
+    velocity,
 )
 
 
@@ -77,27 +79,36 @@ def test_denoise_inverts_a_network_that_knows_the_velocity(
     s = sigma.view(3, 1, 1, 1, 1)
     alpha, spread = 1 / (1 + s**2).sqrt(), s / (1 + s**2).sqrt()
 
-    def velocity(x: Tensor, t: Tensor, context: Tensor) -> Tensor:
+    def answer(x: Tensor, t: Tensor, context: Tensor) -> Tensor:
         torch.testing.assert_close(x, alpha * x0 + spread * noise)
         assert torch.equal(t, timestep)
         return alpha * noise - spread * x0
 
-    monkeypatch.setattr(model, "velocity", velocity)
+    monkeypatch.setattr(model, "velocity", answer)
     torch.testing.assert_close(model.denoise(x0 + s * noise, sigma, torch.zeros(3, 5, 32)), x0, rtol=1e-4, atol=1e-5)
 
 
-def test_layers_estimate_the_clean_clip_and_the_network_answers_with_its_velocity(model: SpritesModel) -> None:
+def test_velocity_is_that_of_estimate_and_input_mixed_by_their_variances() -> None:
     generator = torch.Generator().manual_seed(4)
-    x, timestep = torch.randn(3, 48, 4, 8, 8, generator=generator), torch.tensor([5, 500, 999])
-    estimates = []
-    hook = model.unet.conv_out.register_forward_hook(lambda module, args, output: estimates.append(output))
-    with torch.no_grad():
-        velocity = model.velocity(x, timestep, model.prompt.encode(["red circle"] * 3))
-    hook.remove()
-    x0_hat = estimates[0].unflatten(0, (3, 4)).movedim(1, 2)
-    s = sigmas()[timestep].double().view(3, 1, 1, 1, 1)
+    x0, noise, error = torch.randn(3, 4, 48, 2, 8, 8, generator=generator)
+    timestep = torch.tensor([5, 100, 500, 999])
+    s = sigmas()[timestep].double().view(4, 1, 1, 1, 1)
     a, spread = 1 / (1 + s**2).sqrt(), s / (1 + s**2).sqrt()
-    torch.testing.assert_close((a * x - spread * velocity).float(), x0_hat, rtol=1e-4, atol=1e-5)
+    x, estimate = (a * x0 + spread * noise).float(), x0 + ESTIMATE_ERROR * error
+    x0_hat = a * x - spread * velocity(x, timestep, estimate)
+    rms = (x0_hat - x0).square().mean((1, 2, 3, 4)).sqrt()
+    # Two independent errors mixed in the best way: the inverse variances add up.
+    expected = (1 / (1 / ESTIMATE_ERROR**2 + 1 / s.flatten() ** 2)).sqrt()
+    torch.testing.assert_close(rms, expected, rtol=0.03, atol=0)
+
+
+def test_velocity_is_the_true_one_for_the_true_estimate_of_a_noisy_clip() -> None:
+    x0, noise = torch.randn(2, 2, 48, 2, 8, 8, generator=torch.Generator().manual_seed(6))
+    timestep = torch.tensor([700, 999])
+    s = sigmas()[timestep].view(2, 1, 1, 1, 1)
+    a, spread = 1 / (1 + s**2).sqrt(), s / (1 + s**2).sqrt()
+    seen = velocity(a * x0 + spread * noise, timestep, x0)
+    torch.testing.assert_close(seen, a * noise - spread * x0, rtol=0, atol=0.005)
 
 
 def test_frames_have_positions_where_temporal_attention_begins(model: SpritesModel) -> None:
@@ -108,14 +119,13 @@ def test_frames_have_positions_where_temporal_attention_begins(model: SpritesMod
     # Equal frames come out different, which attention without positions could not do.
     assert (out[0] - out[1]).abs().max() > 1e-3
     seen = []
-    hook = attention.transformer_blocks[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    hook = attention.transformer_blocks[0].norm1.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     with torch.no_grad():
         attention(frames, num_frames=4)
     hook.remove()
     added = (seen[0] - seen[0][:, :1])[0, 2]
-    width = len(added)
-    angles = [2 * 10000.0 ** (-2 * (k // 2) / width) for k in range(width)]
-    expected = [math.sin(a) if k % 2 == 0 else math.cos(a) - 1 for k, a in enumerate(angles)]
+    angles = [2 * 10000.0 ** (-2 * (k // 2) / len(added)) for k in range(len(added))]
+    expected = [math.sin(angle) if k % 2 == 0 else math.cos(angle) - 1 for k, angle in enumerate(angles)]
     torch.testing.assert_close(added, torch.tensor(expected), rtol=0, atol=1e-5)
 
 
