@@ -13,7 +13,7 @@ serve:
 	$(PYTHON) scripts/harness.py serve
 
 bench-motion:
-	$(PYTHON) scripts/harness.py run benchmarks/motion.py
+	$(PYTHON) scripts/harness.py run benchmarks/motion.py $(OPTIONS)
 
 bench-step:
 	$(PYTHON) scripts/harness.py run benchmarks/step.py $(if $(BACKBONE),--backbone $(BACKBONE))

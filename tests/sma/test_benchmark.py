@@ -185,15 +185,17 @@ def test_diversity_is_the_distance_within_a_prompt():
 
 def test_a_stopped_run_goes_on_with_what_is_missing(weights, tmp_path):
     results = tmp_path / "lines.jsonl"
-    chosen = [("base", "off"), ("plain", "off"), ("plain", "balanced")]
-    cells = make_cells(chosen, ["circle"], [0], steps=2)
-    run(cells[:2], QUICK, weights, "sha", results, processes=1)
+    cells = make_cells([("base", "off"), ("plain", "off"), ("plain", "balanced")], ["circle"], [0], steps=2)
+    done = [{**cell.identity(QUICK, "sha"), "snapshots": [{"steps": 2}]} for cell in cells[:2]]
+    results.write_text("".join(json.dumps(line) + "\n" for line in done))
     assert missing(cells, read_lines(results), QUICK, "sha") == cells[2:]
     # Snapshots asked for later are made up for, of the runs that have them.
-    assert missing(cells, read_lines(results), QUICK, "sha", (1,)) == cells[1:]
-    run(cells[1:], QUICK, weights, "sha", results, processes=2, snapshots=(1,))
+    todo = missing(cells, read_lines(results), QUICK, "sha", (1,))
+    assert todo == cells[1:]
+    run(todo, QUICK, weights, "sha", results, processes=1, snapshots=(1,))
     lines = read_lines(results)
     assert missing(cells, lines, QUICK, "sha", (1,)) == []
     assert len(lines) == 4 and len(current(lines, QUICK, "sha")) == 3
     (off,) = (line for line in current(lines, QUICK, "sha") if (line["method"], line["form"]) == ("plain", "off"))
     assert [snapshot["steps"] for snapshot in off["snapshots"]] == [1, 2]
+    assert off["cosine"] == off["snapshots"][-1]["cosine"]
