@@ -1,8 +1,9 @@
-"""Writes the templates of real models from the one of the embedded model: python scripts/harness.py run scripts/make_templates.py
+"""Writes all templates from the one of the embedded model: python scripts/harness.py run scripts/make_templates.py
 
-Each is that graph with the model's loaders, an empty latent for sampling, and its own sizes, prompts and note; so a change of a node
-is drawn once, in the base. Afterwards `python scripts/harness.py twins` writes the API format that the tests run. With --thumbnails it
-cuts the pictures out of the screenshots that the browser tests leave.
+That of a real model is this graph with the model's loaders, an empty latent for sampling, and its own sizes, prompts and note; that of
+another method is either with that method's settings, and its noise start. So a change of a node is drawn once, in the base.
+Afterwards `python scripts/harness.py twins` writes the API format that the tests run. With --thumbnails and, if not all are meant, names
+it cuts the pictures out of the screenshots that the browser tests leave.
 """
 
 from __future__ import annotations
@@ -11,121 +12,23 @@ import copy
 import json
 import sys
 import uuid
-from pathlib import Path
 from typing import Any
 
-from environment import CACHE
-from template_parts import Backbone, Loader
+from environment import CACHE, ROOT
+from template_graph import Graph, add_widgets, new_node, outputs, set_widgets, socket, widgets_of
+from template_parts import Backbone, Loader, Method
+from template_start import empty_latent, start_from_the_clip
+from templates_of_methods import METHODS
 from templates_of_native import NATIVE
 from templates_of_unets import UNETS
 
-WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
+sys.path.append(str(ROOT))
+
+from sma.sprites.data import SIZE  # noqa: E402
+
+WORKFLOWS = ROOT / "workflows"
 BASE = "sprites-motion-transfer"
-PACK = "spectral-motion"
 FILM = "red-circle-to-and-fro.mp4 [example]"
-CONTROLLED = {"seed", "noise_seed"}  # the page keeps a second value, what becomes of it after a run, behind these
-
-Node = dict[str, Any]
-
-
-def set_widgets(node: Node, values: dict[str, Any]) -> None:
-    """Sets widgets by name; the file holds them by position."""
-    positions, index = {}, 0
-    for entry in node["inputs"]:
-        if "widget" in entry:
-            positions[entry["name"]] = index
-            index += 1 + (entry["name"] in CONTROLLED)
-    for name, value in values.items():
-        node["widgets_values"][positions[name]] = value
-
-
-def widgets_of(node: Node) -> dict[str, Any]:
-    """Values of all widgets by name."""
-    values, index = {}, 0
-    for entry in node["inputs"]:
-        if "widget" in entry:
-            values[entry["name"]] = node["widgets_values"][index]
-            index += 1 + (entry["name"] in CONTROLLED)
-    return values
-
-
-def new_node(number: int, kind: str, place: tuple[int, int], size: tuple[int, int], title: str | None = None) -> Node:
-    properties = {"Node name for S&R": kind}
-    properties |= {"cnr_id": PACK, "ver": "0.1.0"} if kind.startswith("SMA_") else {"cnr_id": "comfy-core"}
-    node = {"id": number, "type": kind, "pos": list(place), "size": list(size), "flags": {}, "order": 0, "mode": 0}
-    node |= {"inputs": [], "outputs": [], "properties": properties, "widgets_values": []}
-    return node | ({"title": title} if title else {})
-
-
-def socket(name: str, kind: str, link: int | None) -> dict[str, Any]:
-    return {"localized_name": name, "name": name, "type": kind, "link": link}
-
-
-def add_widgets(node: Node, widgets: dict[str, Any]) -> None:
-    kinds = {bool: "BOOLEAN", int: "INT", float: "FLOAT", str: "COMBO"}
-    for name, value in widgets.items():
-        entry = socket(name, kinds[type(value)], None) | {"widget": {"name": name}}
-        node["inputs"].append(entry)
-        node["widgets_values"] += [value, "fixed"] if name in CONTROLLED else [value]
-
-
-class Graph:
-    """A workflow in the page's own format, with the few changes that templates differ by."""
-
-    def __init__(self, workflow: dict[str, Any]) -> None:
-        self.workflow = workflow
-
-    def node(self, kind: str, title: str | None = None) -> Node:
-        (found,) = [n for n in self.workflow["nodes"] if n["type"] == kind and title in (None, n.get("title"))]
-        return found
-
-    def add(self, node: Node) -> Node:
-        self.workflow["nodes"].append(node)
-        self.workflow["last_node_id"] = max(self.workflow["last_node_id"], node["id"])
-        return node
-
-    def remove(self, node: Node) -> None:
-        for index in range(len(node["inputs"])):
-            self._unlink(node, index)
-        self.workflow["nodes"].remove(node)
-
-    def free_id(self) -> int:
-        return self.workflow["last_node_id"] + 1
-
-    def link(self, source: Node, slot: int, target: Node, name: str) -> None:
-        """Leads an output into an input, in place of what led there."""
-        (index,) = [i for i, entry in enumerate(target["inputs"]) if entry["name"] == name]
-        self._unlink(target, index)
-        number = self.workflow["last_link_id"] = self.workflow["last_link_id"] + 1
-        output = source["outputs"][slot]
-        output["links"] = [*(output.get("links") or []), number]
-        target["inputs"][index]["link"] = number
-        self.workflow["links"].append([number, source["id"], slot, target["id"], index, output["type"]])
-
-    def copy(self, node: Node, title: str) -> Node:
-        """A second node like this one, fed by the same outputs and feeding nothing."""
-        twin = copy.deepcopy(node) | {"id": self.free_id(), "title": title}
-        twin["outputs"] = [output | {"links": None} for output in twin["outputs"]]
-        for entry in twin["inputs"]:
-            entry["link"] = None
-        self.add(twin)
-        for entry in node["inputs"]:
-            if entry["link"] is not None:
-                self.link(*self.source(entry["link"]), twin, entry["name"])
-        return twin
-
-    def source(self, number: int) -> tuple[Node, int]:
-        """Node and output that a link comes from."""
-        ((_, origin, slot, *_),) = [link for link in self.workflow["links"] if link[0] == number]
-        (node,) = [node for node in self.workflow["nodes"] if node["id"] == origin]
-        return node, slot
-
-    def _unlink(self, target: Node, index: int) -> None:
-        old = target["inputs"][index]["link"]
-        self.workflow["links"] = [link for link in self.workflow["links"] if link[0] != old]
-        for node in self.workflow["nodes"]:
-            for output in node["outputs"]:
-                output["links"] = [link for link in output["links"] or [] if link != old] or None
 
 
 def place_loaders(graph: Graph, loaders: tuple[Loader, ...]) -> None:
@@ -145,7 +48,7 @@ def place_loaders(graph: Graph, loaders: tuple[Loader, ...]) -> None:
         number = old["id"] if loader is loaders[0] else graph.free_id()
         node = graph.add(new_node(number, loader.kind, (old["pos"][0], top), (old["size"][0], height)))
         add_widgets(node, loader.widgets)
-        node["outputs"] = [{"localized_name": k, "name": k, "type": k, "links": None} for k in loader.outputs]
+        node["outputs"] = outputs(*loader.outputs)
         if loader.models:
             node["properties"]["models"] = [model._asdict() for model in loader.models]
         sources |= {kind: (node, slot) for slot, kind in enumerate(loader.outputs)}
@@ -157,18 +60,12 @@ def place_loaders(graph: Graph, loaders: tuple[Loader, ...]) -> None:
 def sample_from_nothing(graph: Graph) -> None:
     """The clip's latent times 0, an empty latent of its length: schedules that end below pure noise would let the clip shine through.
 
-    Takes the place of the upscaling, which only 16x16 videos need.
+    Takes the place of the upscaling, which only the embedded model's videos need.
     """
     upscale = graph.node("ImageScale")
     graph.link(graph.node("VAEDecode"), 0, graph.node("CreateVideo"), "images")
     graph.remove(upscale)
-    empty = new_node(upscale["id"], "LatentMultiply", (1880, 510), (290, 82), "Empty latent as long as the clip")
-    empty["inputs"].append(socket("samples", "LATENT", None))
-    add_widgets(empty, {"multiplier": 0.0})
-    empty["outputs"] = [{"localized_name": "LATENT", "name": "LATENT", "type": "LATENT", "links": None}]
-    graph.add(empty)
-    graph.link(graph.node("VAEEncode"), 0, empty, "samples")
-    graph.link(empty, 0, graph.node("KSampler"), "latent_image")
+    graph.link(empty_latent(graph, upscale["id"]), 0, graph.node("KSampler"), "latent_image")
 
 
 def two_experts(graph: Graph, backbone: Backbone) -> None:
@@ -213,7 +110,7 @@ def two_experts(graph: Graph, backbone: Backbone) -> None:
         for name, kind in (("model", "MODEL"), ("positive", "CONDITIONING"), ("negative", "CONDITIONING")):
             stage["inputs"].append(socket(name, kind, None))
         stage["inputs"].append(socket("latent_image", "LATENT", None))
-        stage["outputs"] = [{"localized_name": "LATENT", "name": "LATENT", "type": "LATENT", "links": None}]
+        stage["outputs"] = outputs("LATENT")
         values = {"add_noise": noise, "noise_seed": widgets["seed"], "steps": steps, "cfg": widgets["cfg"]}
         values |= {name: widgets[name] for name in ("sampler_name", "scheduler")}
         values |= {"start_at_step": start, "end_at_step": end, "return_with_leftover_noise": leftover}
@@ -256,26 +153,67 @@ def template(base: dict[str, Any], backbone: Backbone) -> dict[str, Any]:
     return graph.workflow
 
 
-def cut_thumbnails() -> None:
+def of_method(base: dict[str, Any], method: Method) -> dict[str, Any]:
+    """The template of a method, on a real model or on the embedded one."""
+    graph = Graph(template(base, method.backbone) if method.backbone else copy.deepcopy(base))
+    graph.workflow["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, f"spectral-motion/{method.name}"))
+    alignment = graph.node("SMA_AlignmentLoss")
+    set_widgets(alignment, {"method": method.alignment["method"]})
+    knobs = {name: value for name, value in method.alignment.items() if name != "method"}
+    add_widgets(alignment, knobs)
+    below = [node for node in graph.workflow["nodes"] if node["type"] in ("SMA_SpectralLoss", "LossGraphNode")]
+    for node in (alignment, *below):
+        grown = 24 * len(knobs)
+        if node is alignment:
+            node["size"][1] += grown
+        else:
+            node["pos"][1] += grown
+    set_widgets(graph.node("SMA_SpectralLoss"), method.spectral)
+    set_widgets(graph.node("SMA_TrainMotionLoRA"), method.training | {"save_prefix": method.name})
+    set_widgets(graph.node("KSampler"), method.sampling)
+    set_widgets(graph.node("SaveVideo"), {"filename_prefix": f"video/{method.name}"})
+    graph.node("MarkdownNote")["widgets_values"][0] = method.note
+    if method.start:
+        start_from_the_clip(graph, method.start)
+    return graph.workflow
+
+
+def templates(base: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """All templates by the names of their files. The base with the embedded model's size, the others drawn from it."""
+    base = copy.deepcopy(base)
+    set_widgets(Graph(base).node("SMA_LoadMotionClip"), {"width": SIZE, "height": SIZE})
+    written = {BASE: base}
+    written |= {f"{backbone.name}-motion-transfer": template(base, backbone) for backbone in (*UNETS, *NATIVE)}
+    return written | {method.name: of_method(base, method) for method in METHODS}
+
+
+def read_base() -> dict[str, Any]:
+    return json.loads((WORKFLOWS / f"{BASE}.json").read_text())
+
+
+def cut_thumbnails(templates: dict[str, dict[str, Any]]) -> None:
     from PIL import Image
 
-    for backbone in (*UNETS, *NATIVE):
-        path = WORKFLOWS / f"{backbone.name}-motion-transfer.jpg"
-        with Image.open(CACHE / "screenshots" / f"{path.stem}.png") as page:
-            # The page fits the graph into its middle.
-            left, top, right, bottom = 0.12, 0.20, 0.885, 0.785
-            box = (left * page.width, top * page.height, right * page.width, bottom * page.height)
-            graph = page.convert("RGB").crop(tuple(map(round, box)))
-            graph.resize((800, round(800 * graph.height / graph.width))).save(path, quality=82)
+    for name, workflow in templates.items():
+        groups = [group["bounding"] for group in workflow["groups"]]
+        tall, wide = max(y + height for _, y, _, height in groups), max(x + width for x, _, width, _ in groups)
+        with Image.open(CACHE / "screenshots" / f"{name}.png") as page:
+            # The page fits the graph into its middle, as wide as it can.
+            left, middle, right = 0.12 * page.width, 0.4925 * page.height, 0.885 * page.width
+            half = 0.52 * (right - left) * (tall - min(y for _, y, _, _ in groups)) / wide
+            graph = page.convert("RGB").crop(tuple(map(round, (left, middle - half, right, middle + half))))
+            graph.resize((800, round(800 * graph.height / graph.width))).save(WORKFLOWS / f"{name}.jpg", quality=82)
 
 
 def main() -> None:
-    if "--thumbnails" in sys.argv:
-        return cut_thumbnails()
-    base = json.loads((WORKFLOWS / f"{BASE}.json").read_text())
-    for backbone in (*UNETS, *NATIVE):
-        path = WORKFLOWS / f"{backbone.name}-motion-transfer.json"
-        path.write_text(json.dumps(template(base, backbone), indent=2) + "\n")
+    base = read_base()
+    written = templates(base)
+    if sys.argv[1:2] == ["--thumbnails"]:
+        return cut_thumbnails({name: written[name] for name in sys.argv[2:] or written})
+    for name, workflow in written.items():
+        # The base is the page's own file; it is written only where something in it changes.
+        if name != BASE or workflow != base:
+            (WORKFLOWS / f"{name}.json").write_text(json.dumps(workflow, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -63,12 +63,48 @@ class Backbone:
     switch: int = 0
 
 
+@dataclass(frozen=True)
+class Start:
+    """The clip's inverted noise to sample from: as many steps up as down, over the same noise levels."""
+
+    steps: int
+    refinements: int
+    sampler: str = "ddim"
+    scheduler: str = "ddim_uniform"
+    method: str = "inverted alone (VMC)"
+
+
+@dataclass(frozen=True)
+class Method:
+    """The template of a method other than plain training.
+
+    Attributes:
+        name: of the file, and of what it saves.
+        backbone: a real model's template that it starts from; None is the embedded model's.
+        alignment: widgets of Alignment Loss; those besides "method" are of the chosen one.
+        spectral, training, sampling: widgets that differ from that template's.
+        start: None is fresh noise.
+    """
+
+    name: str
+    backbone: Backbone | None
+    alignment: dict[str, Any]
+    training: dict[str, Any]
+    note: str
+    spectral: dict[str, Any] = field(default_factory=dict)
+    sampling: dict[str, Any] = field(default_factory=dict)
+    start: Start | None = None
+
+
 def note(title: str, files: str, expect: str) -> str:
-    paragraphs = f"## {title}\n- **Files**: {files}\n- **What to expect**: {expect}{HOW}"
-    # One line a paragraph, as the page's editor has it.
+    return one_line_a_paragraph(f"## {title}\n- **Files**: {files}\n- **What to expect**: {expect}{HOW}")
+
+
+def one_line_a_paragraph(text: str) -> str:
+    """As the page's editor has it."""
     lines: list[str] = []
-    for line in paragraphs.splitlines():
-        if lines and not line.startswith(("-", "#")):
+    for line in text.splitlines():
+        if lines and not line.startswith(("-", "#")) and not lines[-1].startswith("#"):
             lines[-1] += " " + line
         else:
             lines.append(line)

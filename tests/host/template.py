@@ -1,4 +1,4 @@
-"""The shipped template as the API takes it, with a training of three steps, and the same through a native model."""
+"""Shipped templates as the API takes them: shortened, and the embedded model's through a native model."""
 
 from __future__ import annotations
 
@@ -13,10 +13,23 @@ def by_type(graph: dict) -> dict:
     return {node["class_type"]: node["inputs"] for node in graph.values()}
 
 
+def template(name: str) -> dict:
+    return json.loads((TWINS / f"{name}.api.json").read_text())
+
+
+def few_steps(graph: dict, steps: int, *, save_every: int) -> None:
+    """Shortens training, sampling and inversion."""
+    for node in graph.values():
+        match node["class_type"]:
+            case "SMA_TrainMotionLoRA":
+                node["inputs"].update(steps=steps, save_every=save_every)
+            case "KSampler" | "BasicScheduler" | "SMA_InvertClip":
+                node["inputs"].update(steps=steps)
+
+
 def short_template() -> dict:
-    graph = json.loads((TWINS / "sprites-motion-transfer.api.json").read_text())
-    by_type(graph)["SMA_TrainMotionLoRA"].update(steps=3, save_every=0)
-    by_type(graph)["KSampler"].update(steps=3)
+    graph = template("sprites-motion-transfer")
+    few_steps(graph, 3, save_every=0)
     return graph
 
 
