@@ -20,7 +20,7 @@ from sma.spectral import OFFICIAL, PAPER, REPAIRED, SpectralSettings
 MOTIONS = ("circle", "back", "zigzag", "bounce", "eight", "spiral")
 # Learning rates and shares are chosen on these alone, so that no choice has seen the motions it is judged by.
 TUNING_MOTIONS = ("corner", "pulse", "diagonal")
-TUNING_RATES = (1.5e-3, 3e-3, 6e-3)
+TUNING_RATES = (1e-3, 2e-3, 4e-3)
 STEPS = 250
 # Where a run without spectral loss is measured besides its end, to compare with a run that fits as well.
 SNAPSHOTS = (100, 150, 200, 350)

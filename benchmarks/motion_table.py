@@ -90,7 +90,7 @@ def motions_table(lines: Sequence[Line]) -> str:
     motions = sorted({line["motion"] for line in lines})
     rows = []
     for group in _groups(lines):
-        row = [METHODS[group.method].title, _form(group)]
+        row = list(_head(group, cells_of(lines, group))[:3])
         for motion in motions:
             here = [line for line in lines if line["motion"] == motion]
             own = cells_of(here, group)
@@ -98,7 +98,7 @@ def motions_table(lines: Sequence[Line]) -> str:
             difference = f" ({statistics.mean(beside):+.2f})" if beside else ""
             row.append(f"{_mean(own, 'cosine'):.2f}{difference}" if own else "")
         rows.append(row)
-    return _markdown(("method", "spectral loss", *motions), rows)
+    return _markdown(("method", "spectral loss", "rate", *motions), rows)
 
 
 def conditions(lines: Sequence[Line]) -> str:
