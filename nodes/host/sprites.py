@@ -20,7 +20,7 @@ from .wrapped import HostNetwork, model_from_network
 
 
 class SpritesLatent(comfy.latent_formats.LatentFormat):
-    """Space-to-depth pixels: 16 patch positions of each of R, G, B."""
+    """Space-to-depth pixels: 4 patch positions of each of R, G, B."""
 
     latent_channels = 3 * sprites.PATCH**2
     latent_dimensions = 3
@@ -38,9 +38,6 @@ class SpritesLatent(comfy.latent_formats.LatentFormat):
 class HostSprites(HostNetwork):
     # Nothing runs again in backward: a step takes a blink and little memory.
     build = staticmethod(sprites.build_network)
-
-    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, **options: Any) -> Tensor:
-        return sprites.velocity(x, timesteps, super().forward(x, timesteps, context, **options))
 
 
 def load_model(
@@ -104,7 +101,7 @@ class _TextEncoder(PromptEmbedding):
 
 
 class SpritesVAE(comfy.sd.VAE):
-    """A VAE without weights: pixels are rearranged, nothing is lost. Video latents are ``[1, 48, F, H/4, W/4]``."""
+    """A VAE without weights: pixels are rearranged, nothing is lost. Video latents are ``[1, 12, F, H/2, W/2]``."""
 
     def __init__(self) -> None:
         self.first_stage_model = nn.Identity()

@@ -1,1 +1,1 @@
-"""The embedded tiny text-to-video model: coloured shapes that move, 8 frames of 32x32 pixels."""
+"""The embedded tiny text-to-video model: coloured shapes that move, 8 frames of 16x16 pixels."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from .ground import GROUNDS, Ground
 
 FRAMES = 8
-SIZE = 32
+SIZE = 16
 COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0.92, 0.10, 0.10),
     "green": (0.08, 0.78, 0.16),
@@ -39,7 +39,7 @@ MOTIONS: tuple[str, ...] = (
     "pulse",
 )
 # Share of clips with a second sprite, and how large two sprites are against one.
-_PAIRS, _PAIR_SIZE = 0.25, 0.75
+_PAIRS, _PAIR_SIZE = 0.2, 0.85
 # Half the equal-area square and the inradius of the equal-area upright triangle, in units of the circle's radius.
 _SQUARE = math.sqrt(math.pi) / 2
 _TRIANGLE = math.sqrt(math.pi / (3 * math.sqrt(3)))

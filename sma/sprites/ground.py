@@ -59,7 +59,7 @@ class Ground:
         # Stripes are one wave; clouds are several slow ones that cross.
         amplitude = torch.where(striped, contrast * (torch.arange(_WAVES) == 0), contrast * uniform(0.3, 0.6, _WAVES))
         amplitude = amplitude * (chosen > 0)[:, None]
-        length = torch.where(striped, uniform(2.5, 4.5)[:, None], uniform(0.6, 1.6, _WAVES))
+        length = torch.where(striped, uniform(2.0, 3.5)[:, None], uniform(0.6, 1.6, _WAVES))
         angle = uniform(0, 2 * math.pi, _WAVES)
         frequency = torch.stack([length * torch.cos(angle), length * torch.sin(angle)], -1)
         drifts = (uniform(0, 1) < _DRIFTING)[:, None]

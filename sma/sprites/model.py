@@ -16,11 +16,11 @@ from torch.nn import functional as F
 from ..networks.unet3d import build_unet3d
 from .prompt import PromptEmbedding
 
-PATCH = 4
+PATCH = 2
 UNET_CONFIG: dict[str, Any] = {
     "sample_size": 8,
-    "in_channels": 48,
-    "out_channels": 48,
+    "in_channels": 12,
+    "out_channels": 12,
     "down_block_types": ["CrossAttnDownBlock3D", "DownBlock3D"],
     "up_block_types": ["UpBlock3D", "CrossAttnUpBlock3D"],
     "block_out_channels": [32, 64],
@@ -39,13 +39,11 @@ SAMPLING_SETTINGS: dict[str, Any] = {
 }
 # ComfyUI's stand-in for the zero terminal signal (an infinite sigma cannot be stepped from).
 _TERMINAL_ALPHA_BAR = 4.8973451890853435e-08
-# Standard deviation of the layers' estimate of x0 where there is little noise, in units of latents.
-ESTIMATE_ERROR = 0.05
 DEFAULT_WEIGHTS = Path(__file__).with_name("sprites.safetensors")
 
 
 def to_latent(video: Tensor) -> Tensor:
-    """Pixels [B,3,F,H,W] in 0..1 to latents [B,48,F,H/4,W/4] in -1..1: each 4x4 patch becomes channels."""
+    """Pixels [B,3,F,H,W] in 0..1 to latents [B,12,F,H/2,W/2] in -1..1: each 2x2 patch becomes channels."""
     if video.shape[-2] % PATCH or video.shape[-1] % PATCH:
         raise ValueError(f"A frame of {video.shape[-1]}x{video.shape[-2]} pixels does not divide by {PATCH}; crop it.")
     return F.pixel_unshuffle((video * 2 - 1).movedim(2, 1), PATCH).movedim(1, 2)
@@ -78,7 +76,7 @@ def sampling_sigmas(steps: int) -> Tensor:
 
 
 def build_network(config: Mapping[str, Any], **placing: Any) -> nn.Module:
-    """The UNet3D with frame positions; it estimates x0, see `velocity`. Keys stay diffusers'; placing: as of `build_unet3d`.
+    """The UNet3D with frame positions. Keys stay diffusers'; placing: as of `build_unet3d`.
 
     Without positions only the temporal convolutions tell one order of frames from another, and an adapter on temporal
     attention alone has little to work with. As in AnimateDiff's motion modules, sinusoids are added where temporal
@@ -114,20 +112,6 @@ def positions(frames: int, width: int, device: torch.device | str | None = None)
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)
 
 
-def velocity(x: Tensor, timestep: Tensor, estimate: Tensor) -> Tensor:
-    """v = (sqrt(ab) x - x0_hat) / sqrt(1 - ab) from what the layers estimate, all [B,48,F,8,8]; timestep [B] of 0..999.
-
-    The layers estimate x0 because that lies in far fewer dimensions than the 48 channels of noise that a v-prediction would
-    have to carry through 32 (Li & He 2025, arXiv 2511.13720). Where there is so little noise that x itself is nearer to x0
-    than the estimate is, the two are mixed by their inverse variances; else 1 / sqrt(1 - ab) would blow the estimate's error up.
-    """
-    sigma = sigmas().to(x.device)[timestep.long()].view(-1, *[1] * (x.ndim - 1))
-    a = 1 / (1 + sigma.square()).sqrt()
-    share = sigma.square() / (sigma.square() + ESTIMATE_ERROR**2)
-    x0_hat = (1 - share) * x.float() / a + share * estimate.float()
-    return ((a * x.float() - x0_hat) / (a * sigma)).to(x.dtype)
-
-
 class SpritesModel(nn.Module):
     """UNet and prompt embedding; state-dict keys `unet.*` and `prompt.*`."""
 
@@ -138,16 +122,12 @@ class SpritesModel(nn.Module):
         self.prompt = PromptEmbedding(config["cross_attention_dim"])
         self.register_buffer("log_sigmas", sigmas().log(), persistent=False)
 
-    def estimate(self, x: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
-        """The layers' own estimate of x0, which is trained, for x = sqrt(ab) x0 + sqrt(1-ab) noise."""
+    def velocity(self, x: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
+        """The network's own output: v = sqrt(ab) noise - sqrt(1-ab) x0 for x = sqrt(ab) x0 + sqrt(1-ab) noise."""
         return self.unet(x, timestep, encoder_hidden_states=context).sample
 
-    def velocity(self, x: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
-        """What the network says to a host: v = sqrt(ab) noise - sqrt(1-ab) x0 for x as in `estimate`."""
-        return velocity(x, timestep, self.estimate(x, timestep, context))
-
     def denoise(self, x_t: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
-        """Clean estimate x0_hat [B,48,F,8,8] from x_t = x0 + sigma noise.
+        """Clean estimate x0_hat [B,12,F,8,8] from x_t = x0 + sigma noise.
 
         sigma: [B] > 0; the network's timestep is the nearest one in log sigma, as ComfyUI chooses it.
         context: [B,5,32] from `prompt.encode`.
@@ -189,7 +169,7 @@ def sample(
 def generate(
     model: SpritesModel, prompts: list[str], noise: Tensor, *, steps: int = 20, guidance: float = 3.0
 ) -> Tensor:
-    """Videos [B,3,F,H,W] in 0..1 for one prompt per item of the unit noise [B,48,F,H/4,W/4]."""
+    """Videos [B,3,F,H,W] in 0..1 for one prompt per item of the unit noise [B,12,F,H/2,W/2]."""
     with torch.no_grad():
         context, null = model.prompt.encode(prompts), model.prompt.encode([""] * len(prompts))
     return to_video(sample(model.denoise, noise, sampling_sigmas(steps), context, null=null, guidance=guidance))

@@ -7,6 +7,7 @@ from sma.sprites.data import (
     COLOURS,
     MOTIONS,
     SHAPES,
+    SIZE,
     Scene,
     Sprites,
     coverage,
@@ -26,7 +27,7 @@ def test_a_seed_decides_the_clips() -> None:
     first, again, other = (random_batch(4, seeded(seed)) for seed in (1, 1, 2))
     assert torch.equal(first.video, again.video)
     assert not torch.equal(first.video, other.video)
-    assert first.video.shape == (4, 3, 8, 32, 32)
+    assert first.video.shape == (4, 3, 8, 16, 16)
     assert 0 <= first.video.min() and first.video.max() <= 1
 
 
@@ -36,7 +37,7 @@ def test_drawing_does_not_touch_the_global_generator() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("size", [16, 32, 33])
+@pytest.mark.parametrize("size", [15, 16, 33])
 def test_shapes_of_one_size_cover_the_disc_of_that_diameter(size: int) -> None:
     # Averaged over places, because a square's sides snap to the grid of sample points.
     centres = 0.4 + 0.2 * torch.rand(200, 2, generator=seeded())
@@ -66,7 +67,7 @@ def test_a_triangle_points_up_and_a_square_fills_its_corners() -> None:
 
 def test_edges_are_anti_aliased() -> None:
     drawn = coverage(torch.tensor([[[0.5, 0.5, 0.4]]]), torch.tensor([0]))
-    assert ((drawn > 0) & (drawn < 1)).sum() >= 16
+    assert ((drawn > 0) & (drawn < 1)).sum() >= 8
 
 
 def test_random_sprites_stay_inside_and_leave_the_rest_to_the_ground() -> None:
@@ -74,7 +75,7 @@ def test_random_sprites_stay_inside_and_leave_the_rest_to_the_ground() -> None:
     radius = paths[..., 2:] / 2
     assert ((paths[..., :2] - radius >= 0) & (paths[..., :2] + radius <= 1)).all()
     batch = random_batch(40, seeded(5))
-    ground = batch.ground.render(8, 32)
+    ground = batch.ground.render(8, SIZE)
     corners = (..., [0, 0, -1, -1], [0, -1, 0, -1])
     assert torch.equal(batch.video[corners], ground[corners][:, None].expand(-1, 3, -1, -1))
 
@@ -82,18 +83,18 @@ def test_random_sprites_stay_inside_and_leave_the_rest_to_the_ground() -> None:
 def test_sprites_of_a_clip_of_two_are_smaller_and_of_other_colours() -> None:
     batch = random_batch(2000, seeded(12))
     two = batch.other.shown
-    assert two.float().mean() == pytest.approx(0.25, abs=0.03)
+    assert two.float().mean() == pytest.approx(0.2, abs=0.03)
     assert (batch.sprite.colour != batch.other.colour).all()
-    assert batch.sprite.path[two, :, 2].max() <= 0.75 * 0.58 < batch.sprite.path[~two, :, 2].max()
+    assert batch.sprite.path[two, :, 2].max() <= 0.85 * 0.58 < batch.sprite.path[~two, :, 2].max()
 
 
 def test_the_first_sprite_hides_the_other() -> None:
     place = torch.tensor([[[0.5, 0.5, 0.5]]])
     red, blue = (Sprites(torch.tensor([k]), torch.tensor([1]), place) for k in (0, 2))
-    middle = render([red, blue], Ground.flat(torch.tensor([0.3])))[0, :, 0, 16, 16]
+    middle = render([red, blue], Ground.flat(torch.tensor([0.3])))[0, :, 0, 8, 8]
     torch.testing.assert_close(middle, torch.tensor(COLOURS["blue"]))
     absent = Sprites(blue.colour, blue.shape, place, torch.tensor([False]))
-    middle = render([red, absent], Ground.flat(torch.tensor([0.3])))[0, :, 0, 16, 16]
+    middle = render([red, absent], Ground.flat(torch.tensor([0.3])))[0, :, 0, 8, 8]
     torch.testing.assert_close(middle, torch.tensor(COLOURS["red"]))
 
 

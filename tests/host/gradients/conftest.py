@@ -32,7 +32,7 @@ FAMILIES = {
     "wan_vace": (r"(vace_)?blocks\.\d+\.self_attn\.[qkvo]", (1, 16, 3, 4, 4)),
     "ltx": (r"transformer_blocks\.\d+\.attn[12]\.to_(q|k|v|out\.0)", (1, 128, 3, 2, 2)),
     "hunyuan": (r"double_blocks\.\d+\.(img|txt)_attn\.(qkv|proj)|single_blocks\.\d+\.linear[12]", (1, 16, 3, 4, 4)),
-    "sprites": (r".*temp_(attentions|convs)\..*(to_[qkv]|conv1\.\d+)", (1, 48, 8, 8, 8)),
+    "sprites": (r".*temp_(attentions|convs)\..*(to_[qkv]|conv1\.\d+)", (1, 12, 8, 8, 8)),
     "unet3d": (r"(.*temp_(attentions|convs)|transformer_in)\..*(to_[qkv]|conv1\.\d+)", (1, 4, 4, 8, 8)),
 }
 

@@ -18,7 +18,7 @@ from tiny_models import write_hunyuan, write_ltx, write_wan
 
 # Family -> size of a latent clip.
 FAMILIES = {
-    "sprites": (1, 48, 8, 8, 8),
+    "sprites": (1, 12, 8, 8, 8),
     "unet3d": (1, 4, 4, 8, 8),
     "unet3d_v": (1, 4, 4, 8, 8),
     "animatediff": (1, 4, tiny_animatediff.FRAMES, 8, 8),
