@@ -29,7 +29,6 @@ from benchmarks.motion_methods import (
     FORMS,
     METHODS,
     MOTIONS,
-    SEEDS,
     SNAPSHOTS,
     STEPS,
     TABLE,
@@ -66,17 +65,25 @@ def completed(chosen: Sequence[Pair]) -> list[Pair]:
     return list(dict.fromkeys([*needed, (null, "null"), *chosen]))
 
 
+def rounds(chosen: Sequence[Pair], seeds: int | None) -> list[list[Pair]]:
+    """The pairs of every seed, completed. Without a choice those of the benchmark, which has rows of different lengths."""
+    if chosen:
+        return [completed(chosen)] * (seeds or 1)
+    lengths = {parse_pair(text): length for text, length in TABLE.items()}
+    count = seeds or max(lengths.values())
+    return [completed([pair for pair, length in lengths.items() if length > seed]) for seed in range(count)]
+
+
 def make_cells(
-    chosen: Sequence[Pair],
+    rounds: Sequence[Sequence[Pair]],
     motions: Sequence[str],
-    seeds: Sequence[int],
     rates: Sequence[float] | None = None,
     steps: int = STEPS,
 ) -> list[Cell]:
     """Seed by seed, motion by motion; rates: learning rates to try instead of each method's own, the null left out."""
     found = [
         Cell.of(method, form, motion, seed, rate, steps)
-        for seed in seeds
+        for seed, chosen in enumerate(rounds)
         for motion in motions
         for method, form in chosen
         for rate in (rates if rates and form != "null" else (None,))
@@ -163,7 +170,7 @@ def run(
 
 
 def arguments_of(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line, with `chosen`: the pairs of method and form, `motions`, and `snapshots` filled in."""
+    """The command line, with `rounds`: the pairs of method and form of every seed, `motions`, and `snapshots` filled in."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     trained = [name for name in METHODS if name not in UNTRAINED]
     mode = parser.add_mutually_exclusive_group()
@@ -178,7 +185,9 @@ def arguments_of(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", choices=trained, help="these, each in all of --forms")
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=["off"])
     parser.add_argument("--motions", nargs="+", choices=(*MOTIONS, *TUNING_MOTIONS))
-    parser.add_argument("--seeds", type=int, default=SEEDS, metavar="N", help="training seeds 0 to N-1")
+    parser.add_argument(
+        "--seeds", type=int, metavar="N", help="training seeds 0 to N-1; default: the benchmark's own, else 1"
+    )
     parser.add_argument("--rates", type=float, nargs="+", help="learning rates; default: each method's own")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--no-snapshots", action="store_true", help="leave out what equal fit is compared at")
@@ -205,7 +214,7 @@ def arguments_of(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if arguments.tune:
         chosen = chosen or [(method, "off") for method in trained]
         arguments.rates = arguments.rates or TUNING_RATES
-    arguments.chosen = completed(chosen or [parse_pair(text) for text in TABLE])
+    arguments.rounds = rounds(chosen, arguments.seeds)
     arguments.snapshots = () if arguments.no_snapshots or arguments.tune else SNAPSHOTS
     return arguments
 
@@ -217,8 +226,7 @@ def main() -> int:
     if arguments.fresh:
         arguments.results.unlink(missing_ok=True)
     if not arguments.table:
-        seeds = range(arguments.seeds)
-        cells = make_cells(arguments.chosen, arguments.motions, seeds, arguments.rates, arguments.steps)
+        cells = make_cells(arguments.rounds, arguments.motions, arguments.rates, arguments.steps)
         todo = missing(cells, read_lines(arguments.results), protocol, sha256, arguments.snapshots)
         print(f"{len(cells) - len(todo)} of {len(cells)} cells are there already", flush=True)
         if todo:

@@ -40,7 +40,7 @@ class Protocol:
     level_bias: float = 0.4
     level_range: tuple[float, float] = (0.01, 0.99)
     rank: int = 8
-    autocast: bool = False
+    autocast: bool = True
     fit_draws: int = 16
     prompts: tuple[str, ...] = ("green square on plain", "blue triangle on plain")
     noises: int = 4

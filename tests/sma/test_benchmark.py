@@ -185,7 +185,7 @@ def test_diversity_is_the_distance_within_a_prompt():
 
 def test_a_stopped_run_goes_on_with_what_is_missing(weights, tmp_path):
     results = tmp_path / "lines.jsonl"
-    cells = make_cells([("base", "off"), ("plain", "off"), ("plain", "balanced")], ["circle"], [0], steps=2)
+    cells = make_cells([[("base", "off"), ("plain", "off"), ("plain", "balanced")]], ["circle"], steps=2)
     done = [{**cell.identity(QUICK, "sha"), "snapshots": [{"steps": 2}]} for cell in cells[:2]]
     results.write_text("".join(json.dumps(line) + "\n" for line in done))
     assert missing(cells, read_lines(results), QUICK, "sha") == cells[2:]

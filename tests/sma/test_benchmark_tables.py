@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.motion import arguments_of, completed, current, make_cells, missing, parse_pair
+from benchmarks.motion import arguments_of, completed, current, make_cells, missing, parse_pair, rounds
 from benchmarks.motion_methods import FORMS, METHODS, MOTIONS, SNAPSHOTS, TABLE, TUNING_MOTIONS, UNTRAINED, Form
 from benchmarks.motion_stats import Group, Interval, at_equal_fit, pairs, student_quantile
 from benchmarks.motion_table import END, START, looks_table, main_table, motions_table, write_into
@@ -129,19 +129,27 @@ def test_a_table_has_every_row_it_is_read_against():
         ("dual", "null"),
         ("dual", "repaired"),
     ]
-    chosen = completed([parse_pair(text) for text in TABLE])
-    assert ("plain", "null") in chosen and len(chosen) == len(set(chosen))
+
+
+def test_rows_of_the_benchmark_have_the_lengths_they_are_given():
+    own = rounds([], None)
+    assert len(own) == max(TABLE.values())
+    for text, length in TABLE.items():
+        assert sum(parse_pair(text) in chosen for chosen in own) >= length
+    assert all(("plain", "null") in chosen and len(chosen) == len(set(chosen)) for chosen in own)
+    assert rounds([], 1) == own[:1]
+    assert rounds([("dual", "off")], None) == [completed([("dual", "off")])]
 
 
 def test_a_stop_leaves_rows_of_about_equal_length():
-    cells = make_cells(completed([("plain", "repaired")]), ["circle", "back"], range(3))
+    cells = make_cells(rounds([("plain", "repaired")], 3), ["circle", "back"])
     assert [cell.seed for cell in cells] == sorted(cell.seed for cell in cells)
     first = [cell for cell in cells if cell.seed == 0]
     assert [cell.motion for cell in first] == ["circle"] * 6 + ["back"] * 6
 
 
 def test_a_sweep_runs_each_rate_once_and_the_null_at_its_own():
-    cells = make_cells([("base", "off"), ("plain", "off"), ("plain", "null")], ["corner"], [0], rates=(1e-3, 2e-3))
+    cells = make_cells([[("base", "off"), ("plain", "off"), ("plain", "null")]], ["corner"], rates=(1e-3, 2e-3))
     assert [(cell.method, cell.form, cell.learning_rate) for cell in cells] == [
         ("base", "off", None),
         ("plain", "off", 1e-3),
@@ -177,7 +185,7 @@ def test_the_command_line_keeps_tuning_and_final_motions_apart(parsed):
     assert parsed("--no-snapshots").snapshots == ()
     tuning = parsed("--tune", "--methods", "dual", "--forms", "off", "balanced")
     assert tuning.motions == list(TUNING_MOTIONS) and len(tuning.rates) > 1
-    assert {("dual", "off"), ("dual", "balanced"), ("dual", "null")} <= set(tuning.chosen)
+    assert {("dual", "off"), ("dual", "balanced"), ("dual", "null")} <= set(tuning.rounds[0])
     for words in (("--tune", "--motions", "circle"), ("--motions", "corner"), ("--pairs", "plain:none")):
         with pytest.raises(SystemExit):
             parsed(*words)
