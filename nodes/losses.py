@@ -157,11 +157,15 @@ class SpectralLoss(io.ComfyNode):
                 zero_border=form["zero_border"],
                 relative=form["relative"],
                 extra_levels=form["extra_levels"],
+                space=form["space"],
+                sigma_weight=form["sigma_weight"],
+                bands=form["bands"],
             )
         else:
             settings = PRESETS[form["form"]]
         settings = replace(settings, global_weight=global_weight, local_weight=local_weight)
-        return io.NodeOutput(motion_loss.with_terms(*spectral_terms(settings)))
+        motion_loss = motion_loss.with_terms(*spectral_terms(settings))
+        return io.NodeOutput(replace(motion_loss, spectral_share=form.get("share") or motion_loss.spectral_share))
 
 
 def _knobs() -> list[io.Input]:
@@ -218,6 +222,30 @@ def _knobs() -> list[io.Input]:
             min=0,
             max=8,
             tooltip="Added to the levels chosen by the number of frames, where levels is 0. The paper has one more.",
+        ),
+        io.Combo.Input(
+            "space",
+            options=["x0_hat", "output"],
+            tooltip="x0_hat: the clean estimate, as in the paper. output: what the network itself predicts (noise, v or velocity).",
+        ),
+        io.Combo.Input(
+            "sigma_weight",
+            options=["none", "signal"],
+            tooltip="signal: high noise counts less, by the share of signal in the noised clip; the clean estimate is poor there.",
+        ),
+        io.Combo.Input(
+            "bands",
+            options=["all", "low"],
+            tooltip="low: slow changes only, the coarsest two bands of the wavelet loss.",
+        ),
+        io.Float.Input(
+            "share",
+            default=0.0,
+            min=0.0,
+            max=10.0,
+            step=0.05,
+            tooltip="Above 0: in every step the spectral gradient is scaled to this share of that of the other losses, so that no weight "
+            "needs tuning; the two weights then set their proportion. Takes a second backward pass. 0: the weights as they are.",
         ),
     ]
 

@@ -87,9 +87,12 @@ def test_losses_come_out_as_asked(host):
     vmc = vmc | {"denoising_weight": 0.5, "compare": "network output", "form": "paper"}
     assert terms(loss(**vmc)) == {"residual_cosine": (1.0, cosine), "denoising": (0.5, losses.Denoising())}
 
+    shares = []
+
     def aligned(**form):
         plain = loss(method="denoising")
         (result,) = host.call("SMA_SpectralLoss", motion_loss=plain, global_weight=0.3, local_weight=0.1, form=form)
+        shares.append(result.spectral_share)
         return result.terms[1].term.settings
 
     weights = {"global_weight": 0.3, "local_weight": 0.1}
@@ -110,17 +113,25 @@ def test_losses_come_out_as_asked(host):
         "zero_border": True,
         "relative": False,
         "extra_levels": 3,
+        "space": "output",
+        "sigma_weight": "signal",
+        "bands": "low",
+        "share": 0.3,
     }
     settings = aligned(form="custom", **custom)
     assert (settings.wave, settings.levels, settings.level_weights) == ("db2", 2, (1.0, 0.5, 2.0))
     assert (settings.residual, settings.phase, settings.norm) == ("absolute", "raw", "backward")
     assert (settings.delta, settings.base, settings.zero_border) == (0.2, 0.5, True)
     assert (settings.relative, settings.extra_levels) == (False, 3)
+    assert (settings.space, settings.sigma_weight, settings.bands) == ("output", "signal", "low")
+    assert shares == [None, None, None, 0.3]
     (form,) = [item for item in host.node("SMA_SpectralLoss").GET_SCHEMA().inputs if item.id == "form"]
     untouched = {item.id: item.default for item in form.options[-1].inputs}
-    assert aligned(form="custom", **untouched | {"residual": "signed", "phase": "wrapped", "norm": "ortho"}) == replace(
+    combos = {item.id: item.options for item in form.options[-1].inputs if hasattr(item, "options")}
+    assert aligned(form="custom", **untouched | {name: options[0] for name, options in combos.items()}) == replace(
         spectral.REPAIRED, **weights
     )
+    assert shares[-1] is None
     with pytest.raises(ValueError, match="numbers with commas"):
         aligned(form="custom", **custom | {"level_weights": "1; 2"})
     with pytest.raises(ValueError, match="nonsense"):
