@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -66,12 +67,16 @@ def completed(chosen: Sequence[Pair]) -> list[Pair]:
 
 
 def rounds(chosen: Sequence[Pair], seeds: int | None) -> list[list[Pair]]:
-    """The pairs of every seed, completed. Without a choice those of the benchmark, which has rows of different lengths."""
+    """The pairs of every seed, completed. Without a choice those of the benchmark, which has rows of different lengths; with
+    more seeds than it has, its longest rows grow."""
     if chosen:
         return [completed(chosen)] * (seeds or 1)
     lengths = {parse_pair(text): length for text, length in TABLE.items()}
-    count = seeds or max(lengths.values())
-    return [completed([pair for pair, length in lengths.items() if length > seed]) for seed in range(count)]
+    longest = max(lengths.values())
+    return [
+        completed([pair for pair, length in lengths.items() if length > min(seed, longest - 1)])
+        for seed in range(seeds or longest)
+    ]
 
 
 def make_cells(
@@ -92,9 +97,21 @@ def make_cells(
 
 
 def read_lines(results: Path) -> list[Line]:
+    """What a killed run left of its last line is passed over; that cell runs again."""
     if not results.is_file():
         return []
-    return [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines() if line]
+    found = []
+    for line in results.read_text(encoding="utf-8").splitlines():
+        with suppress(json.JSONDecodeError):
+            found.append(json.loads(line))
+    return found
+
+
+def append(results: Path, line: Line) -> None:
+    """Add a line, after ending one that a killed run left open."""
+    whole = not results.is_file() or results.read_bytes()[-1:] in (b"", b"\n")
+    with results.open("a", encoding="utf-8") as file:
+        file.write(("" if whole else "\n") + json.dumps(line) + "\n")
 
 
 def current(lines: Sequence[Line], protocol: Protocol, weights_sha256: str) -> list[Line]:
@@ -156,8 +173,7 @@ def run(
             for done, future in enumerate(as_completed(futures), 1):
                 cell, result = futures[future], future.result()
                 line = {**cell.identity(protocol, sha256), **result, "processes": processes}
-                with results.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(line) + "\n")
+                append(results, line)
                 print(
                     f"[{done}/{len(cells)}] {cell.name}: cosine {result['cosine']:.2f} ± {result['sd']:.2f}, "
                     f"visible {result['visible']:.2f}, {result['seconds']:.0f} s",
@@ -174,7 +190,9 @@ def arguments_of(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     trained = [name for name in METHODS if name not in UNTRAINED]
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--fresh", action="store_true", help="forget the results file and start over")
+    mode.add_argument(
+        "--fresh", action="store_true", help="forget the whole results file, tuning included, and start over"
+    )
     mode.add_argument("--table", action="store_true", help="run nothing")
     parser.add_argument(
         "--tune",
@@ -198,6 +216,8 @@ def arguments_of(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--sheets", type=Path, metavar="FOLDER", help="leave a contact sheet of each cell's clips there"
     )
     arguments = parser.parse_args(argv)
+    if arguments.seeds is not None and arguments.seeds < 1:
+        parser.error(f"--seeds is {arguments.seeds}; at least 1 is needed")
     allowed = TUNING_MOTIONS if arguments.tune else MOTIONS
     arguments.motions = arguments.motions or list(allowed)
     if strangers := set(arguments.motions) - set(allowed):

@@ -83,8 +83,8 @@ def ground_of(video: Tensor, scene: Scene) -> tuple[float | None, float, float] 
     Only grey pixels with grey neighbours count, which leaves the sprite and its rim out.
 
     Returns:
-        The texture's leak, 0..1: slope of the clip's grey levels on those of the reference's background, both without
-        their means, which is their correlation times the relative strength; cut to 0..1, None for a plain reference.
+        The texture's leak: slope of the clip's grey levels on those of the reference's background, both without their
+        means, which is their correlation times the relative strength. 1 is all of it, 0 none; None for a plain reference.
         The distance of the mean shades, 0..1. And how uneven the clip's background is: sd of its grey levels, 0..1.
     """
     chroma = video.amax(-1) - video.amin(-1)
@@ -95,7 +95,7 @@ def ground_of(video: Tensor, scene: Scene) -> tuple[float | None, float, float] 
     seen = video.mean(-1)[grey]
     centred, deviation = pattern - pattern.mean(), seen - seen.mean()
     energy = centred.square().sum()
-    leak = None if scene.ground.kind == 0 else ((centred * deviation).sum() / energy).clamp(0, 1).item()
+    leak = None if scene.ground.kind == 0 else ((centred * deviation).sum() / energy).item()
     return leak, (seen.mean() - pattern.mean()).abs().item(), deviation.square().mean().sqrt().item()
 
 

@@ -110,8 +110,8 @@ class EqualFit:
 
 
 def at_equal_fit(line: Line, off: Line) -> EqualFit | None:
-    """None where the off run has no snapshot but its end."""
-    if len(off["snapshots"]) < 2:
+    """None where the off run has no snapshot but its end, or does not minimise the denoising error that fit is."""
+    if len(off["snapshots"]) < 2 or "denoising" not in {term.name for term in METHODS[line["method"]].terms}:
         return None
     nearest = min(off["snapshots"], key=lambda snapshot: abs(math.log(line["fit"] / snapshot["fit"])))
     return EqualFit(line["cosine"] - nearest["cosine"], nearest["steps"], line["fit"] / nearest["fit"])

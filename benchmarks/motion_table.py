@@ -54,7 +54,7 @@ def main_table(lines: Sequence[Line]) -> str:
         rows.append(
             (
                 *_head(group, own),
-                Interval.of([line["cosine"] for line in own]).text(),
+                _cosine(group, own),
                 *_differences(lines, group),
                 f"{_mean(own, 'error'):.1f}",
                 *(f"{_mean(own, key):.2f}" for key in ("visible", "colour_right", "shape_right")),
@@ -140,6 +140,12 @@ def _groups(lines: Sequence[Line]) -> list[Group]:
 def _head(group: Group, own: Sequence[Line]) -> tuple[str, ...]:
     rate = "" if group.learning_rate is None else f"{group.learning_rate:g}"
     return METHODS[group.method].title, _form(group), rate, str(len(own))
+
+
+def _cosine(group: Group, own: Sequence[Line]) -> str:
+    """The oracle is drawn, so that its cells of one motion repeat each other: no interval."""
+    found = Interval.of([line["cosine"] for line in own])
+    return f"{found.mean:.2f}" if group.method == "oracle" else found.text()
 
 
 def _form(group: Group) -> str:

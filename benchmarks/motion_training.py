@@ -143,8 +143,8 @@ class Trainer:
         return {name: sum(values) / len(values) for name, values in found.items()}
 
     def fit(self) -> float:
-        """Denoising error with the whole adapter on, over draws that are the same for all methods and forms."""
-        with torch.no_grad():
+        """Denoising error with the adapter as it is sampled with, over draws that are the same for all methods and forms."""
+        with torch.no_grad(), self.sampling():
             return denoising(self._predict(self._draws)).mean().item()
 
     def gradient_ratio(self) -> float | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import sma
 from benchmarks.motion_measures import drawn_videos, measure, random_videos, reference_scene, sample_videos
-from benchmarks.motion_methods import FORMS, METHODS, STEPS, UNTRAINED, motion_loss
+from benchmarks.motion_methods import METHODS, STEPS, UNTRAINED, motion_loss
 from benchmarks.motion_training import Protocol, Trainer
 from sma import __version__
 from sma.pictures import contact_sheet
@@ -72,11 +72,7 @@ class Cell:
         minimised, so that a changed definition of a method or form leaves its old lines behind."""
         loss = None
         if self.trained:
-            whole = motion_loss(self.method, self.form)
-            loss = {
-                "terms": [term for term in whole.describe() if term["weight"] > 0],
-                "spectral_share": FORMS[self.form].spectral_share,
-            }
+            loss = [term for term in motion_loss(self.method, self.form).describe() if term["weight"] > 0]
         common = {"loss": loss, "protocol": asdict(protocol), "weights_sha256": weights_sha256}
         return json.loads(json.dumps({**asdict(self), **common}))
 
@@ -150,9 +146,15 @@ def _train(
 
 
 def sources() -> str:
-    """Fingerprint of the package's code: figures hold for one state of it, a change in draws or rounding moves single cells."""
+    """Fingerprint of the package's and the benchmark's code: figures hold for one state of them, a change in draws or
+    rounding moves single cells."""
     digest = hashlib.sha256()
-    for file in sorted(Path(sma.__file__).parent.rglob("*.py")):
+    here = Path(__file__).parent
+    files = [
+        *Path(sma.__file__).parent.rglob("*.py"),
+        *(here / f"motion_{name}.py" for name in ("measures", "training")),
+    ]
+    for file in sorted(files):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:8]
 

@@ -165,7 +165,9 @@ class SpectralLoss(io.ComfyNode):
             settings = PRESETS[form["form"]]
         settings = replace(settings, global_weight=global_weight, local_weight=local_weight)
         motion_loss = motion_loss.with_terms(*spectral_terms(settings))
-        return io.NodeOutput(replace(motion_loss, spectral_share=form.get("share") or motion_loss.spectral_share))
+        if form.get("share") and global_weight + local_weight > 0:
+            motion_loss = replace(motion_loss, spectral_share=form["share"])
+        return io.NodeOutput(motion_loss)
 
 
 def _knobs() -> list[io.Input]:
@@ -231,7 +233,8 @@ def _knobs() -> list[io.Input]:
         io.Combo.Input(
             "sigma_weight",
             options=["none", "signal"],
-            tooltip="signal: high noise counts less, by the share of signal in the noised clip; the clean estimate is poor there.",
+            tooltip="signal: high noise counts less, by the share of signal in the noised clip; the clean estimate is poor there. "
+            "With share it only weighs the samples of one batch.",
         ),
         io.Combo.Input(
             "bands",

@@ -21,7 +21,7 @@ YOUR_FILM = """
 - **Your film**: pick or upload it in *Load Motion Clip*; its line says which frames the model will see."""
 YOUR_FILM_IN_SPRITES = """
 - **Your film**: pick or upload it in *Load Motion Clip* and empty the training prompt. The sprites model knows red, green, blue, yellow,
-cyan, magenta and circle, square, triangle."""
+cyan, magenta, circle, square, triangle, and plain, stripes, clouds for the ground."""
 WITHOUT = """
 - **Without the LoRA**: set *strength_model* to 0 and press *Run* again; the training is not repeated."""
 LOOKS = """

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from .data import COLOURS, SHAPES, coverage
 
-# Every colour of the palette lies 0.58 or more from grey; the grounds of a trained model stay within 0.1 of it.
+# Every colour of the palette lies 0.54 or more from grey; the grounds of a trained model stay within 0.1 of it.
 _MIN_CONTRAST = 0.25
 _AREA = (0.008, 0.5)
 # Second moment over that of a disc of equal area: square 1.05, triangle 1.21; scattered noise lies far above.

@@ -39,7 +39,7 @@ def test_the_template_runs_as_it_is_but_shorter(server, graph):
     (lora,) = (server.base / "output" / "loras").glob("shorter*")
     with safe_open(lora, framework="pt") as file:
         metadata = file.metadata()
-    assert (metadata["prompt"], metadata["fps"], metadata["frames"]) == ("red circle", "8.0", "8")
+    assert (metadata["prompt"], metadata["fps"], metadata["frames"]) == ("red circle on plain", "8.0", "8")
 
 
 @needs_clips

@@ -125,6 +125,9 @@ def test_losses_come_out_as_asked(host):
     assert (settings.relative, settings.extra_levels) == (False, 3)
     assert (settings.space, settings.sigma_weight, settings.bands) == ("output", "signal", "low")
     assert shares == [None, None, None, 0.3]
+    none = {"motion_loss": loss(method="denoising"), "global_weight": 0.0, "local_weight": 0.0}
+    (without,) = host.call("SMA_SpectralLoss", **none, form={"form": "custom"} | custom)
+    assert without.spectral_share is None
     (form,) = [item for item in host.node("SMA_SpectralLoss").GET_SCHEMA().inputs if item.id == "form"]
     untouched = {item.id: item.default for item in form.options[-1].inputs}
     combos = {item.id: item.options for item in form.options[-1].inputs if hasattr(item, "options")}

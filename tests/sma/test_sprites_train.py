@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from sma.sprites.model import load_sprites, sigmas
-from sma.sprites.train import TrainingBatch, TrainSettings, train, training_batch
+from sma.sprites.model import SpritesModel, load_sprites, read_weights, sigmas
+from sma.sprites.train import TrainingBatch, TrainSettings, start_from, train, training_batch
 
 
 def alpha_bar() -> torch.Tensor:
@@ -55,7 +58,7 @@ def test_prompts_name_both_sprites_and_the_ground() -> None:
 
 
 def test_learning_rate_warms_up_stays_and_falls_to_zero() -> None:
-    settings = TrainSettings(steps=1000, warmup=60)
+    settings = TrainSettings(steps=1000, warmup=60, learning_rate=2e-3)
     assert settings.rate(0) == pytest.approx(2e-3 / 60)
     assert settings.rate(60) == settings.rate(500) == 2e-3
     assert settings.rate(750) == pytest.approx(1e-3)
@@ -63,7 +66,7 @@ def test_learning_rate_warms_up_stays_and_falls_to_zero() -> None:
 
 
 def test_training_writes_weights_that_moved_and_repeats_itself(tmp_path: Path) -> None:
-    settings = TrainSettings(steps=2, batch=1)
+    settings = TrainSettings(steps=2, batch=1, start="")
     before = torch.get_rng_state()
     first = train(settings, tmp_path / "a.safetensors")
     second = train(settings, tmp_path / "b.safetensors")
@@ -76,7 +79,7 @@ def test_training_writes_weights_that_moved_and_repeats_itself(tmp_path: Path) -
 
 
 def test_a_stopped_run_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings, out = TrainSettings(steps=3, batch=1), tmp_path / "weights.safetensors"
+    settings, out = TrainSettings(steps=3, batch=1, start=""), tmp_path / "weights.safetensors"
     whole = train(settings, tmp_path / "whole.safetensors")
     seen: list[int] = []
 
@@ -90,10 +93,37 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: 
     with pytest.raises(InterruptedError):
         train(settings, out, checkpoint_every=0.0)
     with pytest.raises(ValueError, match="other settings"):
-        train(TrainSettings(steps=4, batch=1), out)
+        train(TrainSettings(steps=4, batch=1, start=""), out)
     resumed = train(settings, out)
     assert seen == [0, 1, 2, 2]
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+def test_a_run_starts_from_the_weights_its_recipe_names(tmp_path: Path) -> None:
+    first, out = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    known = train(TrainSettings(steps=2, batch=1, start=""), first).state_dict()
+    # As of an edition with fewer words: colours and shapes alone, without the entries that came later.
+    config, parts = read_weights(first)
+    tensors = {f"unet.{name}": tensor for name, tensor in parts["unet"].items()}
+    tensors |= {f"prompt.{slot}.weight": parts["prompt"][f"{slot}.weight"][:-1].clone() for slot in ("colour", "shape")}
+    save_file(tensors, str(first), {"config": json.dumps({"unet": config})})
+    model = SpritesModel()
+    start_from(model, first)
+    state = model.state_dict()
+    assert all(torch.equal(state[key], known[key]) for key in state if key.startswith("unet."))
+    assert torch.equal(state["prompt.colour.weight"][:-1], known["prompt.colour.weight"][:-1])
+    assert not state["prompt.colour.weight"][-1].any() and not state["prompt.ground.weight"].any()
+    named = TrainSettings(steps=2, batch=1, start=hashlib.sha256(first.read_bytes()).hexdigest())
+    train(named, out, start=first)
+    moved = load_sprites(out).unet.conv_in.weight - known["unet.conv_in.weight"]
+    assert 0 < moved.abs().max() < 3 * named.learning_rate
+    for settings, start in ((named, None), (named, out), (TrainSettings(steps=2, batch=1, start=""), first)):
+        with pytest.raises(ValueError, match="--start"):
+            train(settings, tmp_path / "third.safetensors", start=start)
+    small = tmp_path / "small.safetensors"
+    save_file(tensors, str(small), {"config": json.dumps({"unet": {**config, "cross_attention_dim": 16}})})
+    with pytest.raises(ValueError, match="another network"):
+        start_from(model, small)
 
 
 def test_empty_training_is_refused() -> None:
