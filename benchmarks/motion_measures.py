@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.motion_training import Protocol, own_seed
-from sma.sprites.data import FRAMES, SIZE, Scene, named_path, random_batch
+from sma.sprites.data import Scene, named_path, random_batch
 from sma.sprites.ground import Ground
-from sma.sprites.model import PATCH, SpritesModel, generate
-from sma.sprites.score import classify, motion_score
+from sma.sprites.model import SpritesModel, generate, latent_shape
+from sma.sprites.score import classify, flicker, motion_score
 
 REFERENCE = ("red", "circle")
 # A grey pixel's largest difference of channels; the palette's colours have 0.7 and more.
@@ -30,8 +30,7 @@ def reference_scene(motion: str, seed: int) -> Scene:
 def sample_videos(model: SpritesModel, motion: str, seed: int, protocol: Protocol) -> Tensor:
     """Every prompt with every noise, prompts outermost: [N,F,H,W,3] in 0..1. Noises are those of the motion and seed."""
     generator = torch.Generator().manual_seed(own_seed("sampling", motion, seed))
-    shape = (protocol.noises, 3 * PATCH**2, FRAMES, SIZE // PATCH, SIZE // PATCH)
-    noise = torch.randn(shape, generator=generator).repeat(len(protocol.prompts), 1, 1, 1, 1)
+    noise = torch.randn(latent_shape(protocol.noises), generator=generator).repeat(len(protocol.prompts), 1, 1, 1, 1)
     prompts = [prompt for prompt in protocol.prompts for _ in range(protocol.noises)]
     with torch.no_grad(), protocol.precision():
         videos = generate(model, prompts, noise, steps=protocol.sampler_steps, guidance=protocol.guidance)
@@ -71,7 +70,7 @@ def measure(videos: Tensor, scene: Scene, protocol: Protocol) -> dict[str, Any]:
         "ground_leak": _mean([found[0] for found in grounds if found[0] is not None]),
         "shade_distance": _mean([found[1] for found in grounds]),
         "unevenness": _mean([found[2] for found in grounds]),
-        "flicker": videos[:, :, [0, 0, -1, -1], [0, -1, 0, -1]].std(1).mean().item(),
+        "flicker": flicker(videos),
         "diversity": diversity(videos, len(protocol.prompts)),
         "clips": len(videos),
     }

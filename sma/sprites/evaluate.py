@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .data import COLOURS, FRAMES, MOTIONS, SHAPES, SIZE, Scene, named_path, random_batch, render
+from .data import COLOURS, MOTIONS, SHAPES, Scene, named_path, random_batch, render
 from .ground import GROUNDS, Ground
-from .model import DEFAULT_WEIGHTS, PATCH, SpritesModel, generate, load_sprites
-from .score import classify, motion_score, track
+from .model import DEFAULT_WEIGHTS, SpritesModel, generate, latent_shape, load_sprites
+from .score import classify, flicker, motion_score, track
 
 # Along the border the grey levels of the data have a standard deviation of .008 at most, from rims of sprites, or of .015 and more.
 _TEXTURED = 0.0125
@@ -59,7 +59,7 @@ def pair_prompts() -> list[str]:
 def sample_prompts(model: SpritesModel, prompts: list[str], settings: EvaluationSettings) -> tuple[list[str], Tensor]:
     """Every prompt `clips` times and what the model makes of it: videos [N,F,H,W,3] in 0..1, fixed by the seed."""
     generator = torch.Generator().manual_seed(settings.seed)
-    shape = (len(prompts), 3 * PATCH**2, FRAMES, SIZE // PATCH, SIZE // PATCH)
+    shape = latent_shape(len(prompts))
     videos = [
         generate(
             model,
@@ -106,7 +106,7 @@ def evaluate(model: SpritesModel, settings: EvaluationSettings | None = None) ->
         },
         "speed_and_extent_px": _movement(videos),
         "speed_and_extent_px_of_data": _movement(data),
-        "plain_ground_flicker": round(_flicker(videos[torch.tensor(plain)]), 4),
+        "plain_ground_flicker": round(flicker(videos[torch.tensor(plain)]), 4),
     }
 
 
@@ -149,12 +149,6 @@ def _movement(videos: Tensor) -> list[float]:
             speeds.append((places[1:] - places[:-1]).norm(dim=1).mean().item())
             extents.append((places - places.mean(0)).norm(dim=1).mean().item())
     return [round(sum(values) / max(1, len(values)), 3) for values in (speeds, extents)]
-
-
-def _flicker(videos: Tensor) -> float:
-    """Standard deviation over time of the four corner pixels, which no sprite reaches, of clips [N,F,H,W,3]."""
-    corners = videos[:, :, [0, 0, -1, -1], [0, -1, 0, -1]]
-    return corners.std(1).mean().item()
 
 
 def main() -> None:

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..networks.unet3d import build_unet3d
+from .data import FRAMES, SIZE
 from .prompt import PromptEmbedding
 
 PATCH = 2
 UNET_CONFIG: dict[str, Any] = {
-    "sample_size": 8,
-    "in_channels": 12,
-    "out_channels": 12,
+    "sample_size": SIZE // PATCH,
+    "in_channels": 3 * PATCH**2,
+    "out_channels": 3 * PATCH**2,
     "down_block_types": ["CrossAttnDownBlock3D", "DownBlock3D"],
     "up_block_types": ["UpBlock3D", "CrossAttnUpBlock3D"],
     "block_out_channels": [32, 64],
@@ -40,6 +41,11 @@ SAMPLING_SETTINGS: dict[str, Any] = {
 # ComfyUI's stand-in for the zero terminal signal (an infinite sigma cannot be stepped from).
 _TERMINAL_ALPHA_BAR = 4.8973451890853435e-08
 DEFAULT_WEIGHTS = Path(__file__).with_name("sprites.safetensors")
+
+
+def latent_shape(count: int) -> tuple[int, int, int, int, int]:
+    """Of so many clips of the size and length the model was trained on."""
+    return count, 3 * PATCH**2, FRAMES, SIZE // PATCH, SIZE // PATCH
 
 
 def to_latent(video: Tensor) -> Tensor:

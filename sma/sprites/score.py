@@ -104,6 +104,11 @@ def classify(video: Tensor, colour: str | None = None) -> tuple[str | None, str 
     return list(COLOURS)[nearest], SHAPES[shape]
 
 
+def flicker(videos: Tensor) -> float:
+    """Standard deviation over time of the four corner pixels, which hardly a sprite reaches, of clips [N,F,H,W,3]."""
+    return videos[:, :, [0, 0, -1, -1], [0, -1, 0, -1]].std(1).mean().item()
+
+
 def _centred(path: Tensor) -> Tensor:
     return path - path.mean(0, keepdim=True)
 
