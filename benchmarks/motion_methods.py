@@ -21,9 +21,9 @@ MOTIONS = ("circle", "back", "zigzag", "bounce", "eight", "spiral")
 # Learning rates and shares are chosen on these alone, so that no choice has seen the motions it is judged by.
 TUNING_MOTIONS = ("corner", "pulse", "diagonal")
 TUNING_RATES = (3e-3, 6e-3, 1.2e-2)
-STEPS = 150
+STEPS = 100
 # Where a run without spectral loss is measured besides its end, to compare with a run that fits as well.
-SNAPSHOTS = (75, 100, 125)
+SNAPSHOTS = (50, 75, 125)
 
 
 @dataclass(frozen=True)

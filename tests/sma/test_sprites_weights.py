@@ -32,6 +32,7 @@ def test_shipped_model_draws_what_is_asked_and_moves_it_as_it_likes(model: Sprit
     assert figures["colour_right"] == 1.0
     assert figures["shape_right"] >= 0.9
     assert figures["visible"] >= 0.98
+    assert figures["pair_both_shown"] >= 0.7
     assert abs(figures["motion_cosine_random"][0]) < 0.35
     assert figures["speed_and_extent_px"][0] > 0.5
 
