@@ -130,7 +130,7 @@ def _texture(video: Tensor) -> float:
 
 
 def _share(values: list[bool]) -> float:
-    return round(sum(values) / len(values), 4)
+    return round(sum(values) / max(1, len(values)), 4)
 
 
 def _spread(values: list[float]) -> list[float]:
