@@ -14,6 +14,7 @@ AS_PUBLISHED = {"noise_low": 0.0, "noise_high": 1.0, "noise_bias": 1.0, "weight_
 DEBIASED = {"method": "debiased (MotionDirector)", "method.beta": 1.0}
 COSINE = {"method": "residual cosine (VMC)", "method.denoising_weight": 0.0}
 DUAL = {"method": "dual path (MotionDirector)"}
+PAPER_WEIGHTS = {"global_weight": 0.4, "local_weight": 0.2}
 FULL = {"layers": "temporal q, k, v", "adapter": "full weights (VMC)"}
 
 
@@ -55,6 +56,7 @@ by the *debiased* loss, what is left: how it moves. **Make** wears the temporal 
         name="sprites-vmc",
         backbone=None,
         alignment=COSINE | {"method.compare": "network output", "method.form": "code"},
+        spectral=PAPER_WEIGHTS,
         training=FULL | {"learning_rate": 0.001},
         start=Start(steps=25, refinements=1),
         note=one_line_a_paragraph(
@@ -102,7 +104,7 @@ frames or weights *float8*."""
         name="zeroscope-vmc",
         backbone=replace(ZEROSCOPE, training_prompt="a circle is moving"),
         alignment=COSINE | {"method.compare": "noise", "method.form": "code"},
-        spectral={"form": "official code"},
+        spectral=PAPER_WEIGHTS | {"form": "official code"},
         training=FULL | AS_PUBLISHED | {"steps": 400, "learning_rate": 1e-4, "save_every": 400},
         start=Start(steps=50, refinements=0),
         note=one_line_a_paragraph(
