@@ -88,6 +88,9 @@ FORMS: dict[str, Form] = {
     "signal": Form("weighted by signal", _SIGNAL),
     "signal-balanced": Form("weighted by signal, share 0.3", _SIGNAL, 0.3),
     "output": Form("on the network's output", _OUTPUT),
+    "output-weak": Form(
+        "on the network's output, weights x 0.1", replace(_OUTPUT, global_weight=0.04, local_weight=0.02)
+    ),
     "output-balanced": Form("on the network's output, share 0.3", _OUTPUT, 0.3),
 }
 
