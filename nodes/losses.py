@@ -7,12 +7,10 @@ from dataclasses import replace
 from comfy_api.latest import io
 
 from ..sma.losses import Debiased, Denoising, MotionLoss, ResidualCosine, WeightedTerm, spectral_terms
-from ..sma.spectral import OFFICIAL, PAPER, REPAIRED, SpectralSettings
+from ..sma.spectral import OFFICIAL, OUTPUT, PAPER, REPAIRED, SpectralSettings
 from .types import MotionLossSocket
 
-# A tenth of the paper's: at its own weights each form slowed the learning of motion down (benchmarks/README.md).
-GLOBAL_WEIGHT, LOCAL_WEIGHT = 0.04, 0.02
-PRESETS = {"repaired": REPAIRED, "paper": PAPER, "official code": OFFICIAL}
+PRESETS = {"network output": OUTPUT, "repaired": REPAIRED, "paper": PAPER, "official code": OFFICIAL}
 
 
 class AlignmentLoss(io.ComfyNode):
@@ -106,14 +104,14 @@ class SpectralLoss(io.ComfyNode):
             node_id="SMA_SpectralLoss",
             display_name="Spectral Loss",
             category="Spectral Motion/learn",
-            description="Adds Spectral Motion Alignment (arXiv 2403.15249): frame differences of the clean estimate are aligned with "
+            description="Adds Spectral Motion Alignment (arXiv 2403.15249): frame differences of the prediction are aligned with "
             "the clip's, over time by wavelets and over space by Fourier spectra.",
             search_aliases=["sma", "spectral motion alignment", "wavelet", "fourier"],
             inputs=[
                 MotionLossSocket.Input("motion_loss", tooltip="What it is added to."),
                 io.Float.Input(
                     "global_weight",
-                    default=GLOBAL_WEIGHT,
+                    default=OUTPUT.global_weight,
                     min=0.0,
                     max=100.0,
                     step=0.01,
@@ -122,7 +120,7 @@ class SpectralLoss(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "local_weight",
-                    default=LOCAL_WEIGHT,
+                    default=OUTPUT.local_weight,
                     min=0.0,
                     max=100.0,
                     step=0.01,
@@ -131,7 +129,9 @@ class SpectralLoss(io.ComfyNode):
                 ),
                 io.DynamicCombo.Input(
                     "form",
-                    tooltip="repaired: signed differences, wrapped phase, resolution-independent. paper: as arXiv 2403.15249 writes it. "
+                    tooltip="network output: the repaired form on what the network itself predicts; the one that did not slow learning on the "
+                    "sprites model. repaired: on the clean estimate, signed differences, wrapped phase, resolution-independent. "
+                    "paper: as arXiv 2403.15249 writes it. "
                     "official code: as the authors' code computes it. custom: every knob.",
                     options=[
                         *(io.DynamicCombo.Option(name, []) for name in PRESETS),

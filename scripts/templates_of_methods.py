@@ -56,7 +56,7 @@ by the *debiased* loss, what is left: how it moves. **Make** wears the temporal 
         name="sprites-vmc",
         backbone=None,
         alignment=COSINE | {"method.compare": "network output", "method.form": "code"},
-        spectral=PAPER_WEIGHTS,
+        spectral=PAPER_WEIGHTS | {"form": "repaired"},
         training=FULL | {"learning_rate": 0.001},
         start=Start(steps=25, refinements=1),
         note=one_line_a_paragraph(

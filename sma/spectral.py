@@ -104,6 +104,8 @@ OFFICIAL = SpectralSettings(residual="absolute", phase="raw", norm="backward")
 # Relative: without it the value of smooth content changes sixfold from 16x16 to 90x160, and angles of empty bins, which
 # are noise, dominate the gradient as the estimate comes close.
 REPAIRED = SpectralSettings(relative=True)
+# On what the network itself predicts, at a tenth of the paper's weights: the form that did no harm beside plain denoising.
+OUTPUT = SpectralSettings(relative=True, space="output", global_weight=0.04, local_weight=0.02)
 
 
 def _mean(x: Tensor) -> Tensor:

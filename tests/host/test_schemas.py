@@ -98,6 +98,7 @@ def test_losses_come_out_as_asked(host):
     weights = {"global_weight": 0.3, "local_weight": 0.1}
     from dataclasses import replace
 
+    assert aligned(form="network output") == replace(spectral.OUTPUT, **weights)
     assert aligned(form="repaired") == replace(spectral.REPAIRED, **weights)
     assert aligned(form="paper") == replace(spectral.PAPER, **weights)
     assert aligned(form="official code") == replace(spectral.OFFICIAL, **weights)
@@ -124,7 +125,7 @@ def test_losses_come_out_as_asked(host):
     assert (settings.delta, settings.base, settings.zero_border) == (0.2, 0.5, True)
     assert (settings.relative, settings.extra_levels) == (False, 3)
     assert (settings.space, settings.sigma_weight, settings.bands) == ("output", "signal", "low")
-    assert shares == [None, None, None, 0.3]
+    assert shares == [None, None, None, None, 0.3]
     none = {"motion_loss": loss(method="denoising"), "global_weight": 0.0, "local_weight": 0.0}
     (without,) = host.call("SMA_SpectralLoss", **none, form={"form": "custom"} | custom)
     assert without.spectral_share is None
