@@ -249,9 +249,12 @@ def test_checkpointed_block_recomputes_the_same_dropout_mask(net, reentrant):
         gradients.append([x.grad, *(value.grad for value in adapter.parameters())])
         for value in adapter.parameters():
             value.grad = None
-    for plain, recomputed in zip(*gradients, strict=True):
-        assert torch.equal(plain, recomputed)
-        assert plain.abs().sum() > 0
+    (x_plain, *plain), (x_recomputed, *recomputed) = gradients
+    # The order in which a reentrant checkpoint adds up the input's gradient is free: it may differ in the last bit.
+    torch.testing.assert_close(x_recomputed, x_plain, rtol=1e-12, atol=1e-12)
+    for value, again in zip(plain, recomputed, strict=True):
+        assert torch.equal(value, again)
+        assert value.abs().sum() > 0
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
