@@ -8,9 +8,11 @@ from comfy_api.latest import io
 
 from ..sma.losses import Debiased, Denoising, MotionLoss, ResidualCosine, WeightedTerm, spectral_terms
 from ..sma.spectral import OFFICIAL, OUTPUT, PAPER, REPAIRED, SpectralSettings
+from .host.report import Report
 from .types import MotionLossSocket
 
 PRESETS = {"network output": OUTPUT, "repaired": REPAIRED, "paper": PAPER, "official code": OFFICIAL}
+FORMS_OWN = -1.0
 
 
 class AlignmentLoss(io.ComfyNode):
@@ -111,28 +113,28 @@ class SpectralLoss(io.ComfyNode):
                 MotionLossSocket.Input("motion_loss", tooltip="What it is added to."),
                 io.Float.Input(
                     "global_weight",
-                    default=OUTPUT.global_weight,
-                    min=0.0,
+                    default=FORMS_OWN,
+                    min=FORMS_OWN,
                     max=100.0,
                     step=0.01,
-                    tooltip="Weight of the wavelet loss over time: motion of the whole clip. The papers' ld_global; they use 0.2 to 0.5, "
-                    "which beside denoising slowed learning on the sprites model. 0 leaves it out.",
+                    tooltip="Weight of the wavelet loss over time: motion of the whole clip. The papers' ld_global. -1: the form's own, 0.4, "
+                    "and 0.04 on the network's output; beside denoising 0.4 slowed learning on the sprites model. 0 leaves it out.",
                 ),
                 io.Float.Input(
                     "local_weight",
-                    default=OUTPUT.local_weight,
-                    min=0.0,
+                    default=FORMS_OWN,
+                    min=FORMS_OWN,
                     max=100.0,
                     step=0.01,
-                    tooltip="Weight of the Fourier loss over space: the shape of each frame difference. The papers' ld_local; "
-                    "they use 0.1 to 0.3. 0 leaves it out.",
+                    tooltip="Weight of the Fourier loss over space: the shape of each frame difference. The papers' ld_local. -1: the form's "
+                    "own, 0.2, and 0.02 on the network's output. 0 leaves it out.",
                 ),
                 io.DynamicCombo.Input(
                     "form",
                     tooltip="network output: the repaired form on what the network itself predicts; the one that did not slow learning on the "
                     "sprites model. repaired: on the clean estimate, signed differences, wrapped phase, resolution-independent. "
                     "paper: as arXiv 2403.15249 writes it. "
-                    "official code: as the authors' code computes it. custom: every knob.",
+                    "official code: as the authors' code computes it. custom: every knob. Weights of -1 are the form's own; the node says them.",
                     options=[
                         *(io.DynamicCombo.Option(name, []) for name in PRESETS),
                         io.DynamicCombo.Option("custom", _knobs()),
@@ -140,36 +142,59 @@ class SpectralLoss(io.ComfyNode):
                 ),
             ],
             outputs=[MotionLossSocket.Output(display_name="motion_loss", tooltip="To Train Motion LoRA.")],
+            hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
         )
 
     @classmethod
     def execute(
         cls, motion_loss: MotionLoss, global_weight: float, local_weight: float, form: io.DynamicCombo.Type
     ) -> io.NodeOutput:
-        if form["form"] == "custom":
-            settings = SpectralSettings(
-                wave=form["wave"].strip(),
-                levels=form["levels"] or None,
-                level_weights=_numbers(form["level_weights"]),
-                residual=form["residual"],
-                phase=form["phase"],
-                norm=form["norm"],
-                delta=form["delta"],
-                base=form["base"],
-                zero_border=form["zero_border"],
-                relative=form["relative"],
-                extra_levels=form["extra_levels"],
-                space=form["space"],
-                sigma_weight=form["sigma_weight"],
-                bands=form["bands"],
-            )
-        else:
-            settings = PRESETS[form["form"]]
-        settings = replace(settings, global_weight=global_weight, local_weight=local_weight)
-        motion_loss = motion_loss.with_terms(*spectral_terms(settings))
-        if form.get("share") and global_weight + local_weight > 0:
-            motion_loss = replace(motion_loss, spectral_share=form["share"])
-        return io.NodeOutput(motion_loss)
+        settings = _custom(form) if form["form"] == "custom" else PRESETS[form["form"]]
+        chosen = {"global_weight": global_weight, "local_weight": local_weight}
+        for name, weight in chosen.items():
+            if weight < 0 and weight != FORMS_OWN:
+                raise ValueError(f"{name} is {weight:g}; set it to 0 or above, or to -1 for the form's own weight.")
+        settings = replace(settings, **{name: weight for name, weight in chosen.items() if weight != FORMS_OWN})
+        terms, share = spectral_terms(settings), form.get("share", 0.0)
+        report = Report(cls.hidden.unique_id)
+        report.tell(_in_force(settings, [name for name, weight in chosen.items() if weight == FORMS_OWN], share))
+        motion_loss = motion_loss.with_terms(*terms)
+        if share and terms:
+            motion_loss = replace(motion_loss, spectral_share=share)
+        return io.NodeOutput(motion_loss, ui=report.ui())
+
+
+def _in_force(settings: SpectralSettings, own: list[str], share: float) -> str:
+    """The weights that a training will have, and where they come from."""
+    if not settings.global_weight and not settings.local_weight:
+        return "global weight 0, local weight 0: nothing is added"
+    origin = {0: "as set", 1: f"{''.join(own).replace('_', ' ')} the form's own", 2: "the form's own"}[len(own)]
+    text = f"global weight {settings.global_weight:g}, local weight {settings.local_weight:g} ({origin})"
+    return f"{text}, their proportion only: together scaled to a share of {share:g}" if share else text
+
+
+def _custom(form: io.DynamicCombo.Type) -> SpectralSettings:
+    """The knobs' settings, with the weights of the preset that compares the same."""
+    weights = OUTPUT if form["space"] == "output" else REPAIRED
+    return SpectralSettings(
+        wave=form["wave"].strip(),
+        levels=form["levels"] or None,
+        level_weights=_numbers(form["level_weights"]),
+        residual=form["residual"],
+        phase=form["phase"],
+        norm=form["norm"],
+        delta=form["delta"],
+        base=form["base"],
+        zero_border=form["zero_border"],
+        relative=form["relative"],
+        extra_levels=form["extra_levels"],
+        space=form["space"],
+        sigma_weight=form["sigma_weight"],
+        bands=form["bands"],
+        global_weight=weights.global_weight,
+        local_weight=weights.local_weight,
+    )
 
 
 def _knobs() -> list[io.Input]:

@@ -38,7 +38,7 @@ class MotionNoise(io.ComfyNode):
                     default=0,
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
                     tooltip="Of the fresh noise, which is that of RandomNoise with this seed.",
                 ),
                 io.DynamicCombo.Input(

@@ -95,7 +95,7 @@ class TrainMotionLoRA(io.ComfyNode):
                     beside=plan.beside,
                 )
                 memory = estimate(host, adapter, batch=options.batch_size, checkpoint=options.checkpointing)
-                say(node_id, f"{adapted}; {memory}")
+                say(node_id, f"{adapted}; {options.describe_noise(settings)}; {memory}")
                 if state_file:
                     run.resumed(options.resume_from, state_about(state_file))
                 with image_pass(host.network) if plan.beside else nullcontext():

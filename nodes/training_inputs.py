@@ -23,7 +23,7 @@ def model_inputs() -> list[io.Input]:
         ),
         io.Latent.Input(
             "latent",
-            tooltip="The clip, encoded by the VAE of this model. With a noise mask, denoising looks inside it only.",
+            tooltip="The clip, encoded by the VAE of this model. With a noise mask, every loss looks inside it only.",
         ),
         io.Conditioning.Input(
             "positive",
@@ -146,12 +146,13 @@ def advanced_inputs() -> list[io.Input]:
         ),
         io.Float.Input(
             "noise_bias",
-            default=0.4,
-            min=0.05,
+            default=0.0,
+            min=0.0,
             max=10.0,
             step=0.05,
             advanced=True,
-            tooltip="Noise levels are u^bias of a uniform u. Below 1 favours high noise, where motion is decided.",
+            tooltip="Noise levels are u^bias of a uniform u. Below 1 favours high noise, where motion is decided. 0: automatic, 1 for flow "
+            "models, whose own shift favours high noise already, and 0.4 for the others. The node says the median sigma.",
         ),
         io.Float.Input(
             "clip_norm",

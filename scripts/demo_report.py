@@ -9,6 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+
 from sma.clip import ClipRequest, read_clip, write_video
 from sma.pictures import contact_sheet
 from sma.sprites.score import motion_score
@@ -41,11 +43,17 @@ def report(folder: Path, facts: dict[str, Any], nodes: Mapping[str, Mapping[str,
     request = ClipRequest(width=SIZE, height=SIZE, frame_count=frames)
     names = ("reference", "without_lora", "with_lora")
     clips = {name: read_clip(folder / f"{name}.mp4", request).frames for name in names}
-    training, spectral = nodes["SMA_TrainMotionLoRA"], nodes["SMA_SpectralLoss"]
+    training = nodes["SMA_TrainMotionLoRA"]
+    with safe_open(folder / "motion_lora.safetensors", framework="pt") as file:
+        weights = {loss["name"]: loss["weight"] for loss in json.loads(file.metadata()["losses"])}
     facts |= {
         "sampling_seed": nodes["KSampler"]["seed"],
         "training": {name: training[name] for name in ("steps", "rank", "learning_rate", "batch_size", "seed")},
-        "spectral_loss": {name: spectral[name] for name in ("form", "global_weight", "local_weight")},
+        "spectral_loss": {
+            "form": nodes["SMA_SpectralLoss"]["form"],
+            "global_weight": weights.get("spectral_global", 0),
+            "local_weight": weights.get("spectral_local", 0),
+        },
         "motion_score": None,
     }
     if scored:

@@ -14,7 +14,6 @@ AS_PUBLISHED = {"noise_low": 0.0, "noise_high": 1.0, "noise_bias": 1.0, "weight_
 DEBIASED = {"method": "debiased (MotionDirector)", "method.beta": 1.0}
 COSINE = {"method": "residual cosine (VMC)", "method.denoising_weight": 0.0}
 DUAL = {"method": "dual path (MotionDirector)"}
-PAPER_WEIGHTS = {"global_weight": 0.4, "local_weight": 0.2}
 FULL = {"layers": "temporal q, k, v", "adapter": "full weights (VMC)"}
 
 
@@ -56,7 +55,7 @@ by the *debiased* loss, what is left: how it moves. **Make** wears the temporal 
         name="sprites-vmc",
         backbone=None,
         alignment=COSINE | {"method.compare": "network output", "method.form": "code"},
-        spectral=PAPER_WEIGHTS | {"form": "repaired"},
+        spectral={"form": "repaired"},
         training=FULL | {"learning_rate": 0.001},
         start=Start(steps=25, refinements=1),
         note=one_line_a_paragraph(
@@ -104,7 +103,7 @@ frames or weights *float8*."""
         name="zeroscope-vmc",
         backbone=replace(ZEROSCOPE, training_prompt="a circle is moving"),
         alignment=COSINE | {"method.compare": "noise", "method.form": "code"},
-        spectral=PAPER_WEIGHTS | {"form": "official code"},
+        spectral={"form": "official code"},
         training=FULL | AS_PUBLISHED | {"steps": 400, "learning_rate": 1e-4, "save_every": 400},
         start=Start(steps=50, refinements=0),
         note=one_line_a_paragraph(
@@ -115,9 +114,9 @@ the noise, 400 steps at 1e-4; the clip is inverted through the trained model und
 noise, at cfg 9.
 - **Prompts**: the training prompt says what moves and nothing else, "a cat is roaring" and not "a cat is roaring on the grass"; looks
 and place belong into the new prompt.
-- **With and without SMA**: *Spectral Loss* in the official code's form. There is no official config for ZeroScope: 0.4 and 0.2 are the
-weights of the official README, for 64x40 pixels; this latent has 72x40, and the loss of this form grows with size. Both 0: VMC alone.
-Unmeasured on this model."""
+- **With and without SMA**: *Spectral Loss* in the official code's form. There is no official config for ZeroScope: this form's own weights,
+0.4 and 0.2, are those of the official README, for 64x40 pixels; this latent has 72x40, and the loss of this form grows with size. Both 0: VMC
+alone. Unmeasured on this model."""
             + AS_MANY_STEPS
             + " Published are 75."
             + YOUR_FILM

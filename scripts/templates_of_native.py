@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from template_parts import HUB, Backbone, Loader, Model, note
 
-NATIVE_TRAINING = {"steps": 300, "learning_rate": 1e-4, "noise_bias": 1.0}
+NATIVE_TRAINING = {"steps": 300, "learning_rate": 1e-4}
 REPACKAGED = f"{HUB}/Comfy-Org"
 
 

@@ -10,16 +10,20 @@ from typing import Any
 from .losses import MotionLoss, ResidualCosine, Space, WeightedTerm, spectral_terms
 from .spectral import OFFICIAL, SpectralSettings
 
-_SMA = ("ld_global", "ld_local", "num_levels", "ld_levels")
-# Places, and what comes after the training; read by nobody here.
+# What SMA's script alone takes or saves: a file with one of these is SMA's, whatever else it leaves out.
+_SMA = {
+    *("ld_global", "ld_local", "num_levels", "ld_levels", "loss_mode", "trainable_modules", "train_prompt"),
+    *("threshold", "save_config", "sr2_strength", "sr2_steps", "inference_prompts"),
+}
+# Places, precision, and what comes after the training; read by nobody here.
 _ELSEWHERE = {
-    *("pretrained_t2v_path", "vid_name", "logdir", "validation_steps", "threshold", "save_config", "sr2_strength"),
-    *("sr2_steps", "validation_sample_logger", "inference_prompts"),
+    *("pretrained_t2v_path", "ddim_inv_scheduler_path", "vid_name", "exp_name", "logdir", "mixed_precision"),
+    *("gradient_checkpointing", "validation_steps", "validation_sample_logger"),
 }
-_KNOWN = {*_SMA, *_ELSEWHERE, "train_steps", "lr", "seed", "num_inv_steps", "train_prompt", "train_dataset"} | {
-    "trainable_modules",
-    "loss_mode",
-}
+_KNOWN = {*_SMA, *_ELSEWHERE, "train_steps", "lr", "seed", "num_inv_steps", "train_dataset"}
+# What the official scripts take where a file is silent; the published files say 75 inversion steps.
+_SMA_STEPS, _VMC_STEPS, _RATE, _SEED, _INVERSION_STEPS = 500, 400, 3e-5, 12345, 30
+_GLOBAL, _LOCAL, _LEVELS = 0.5, 0.2, 2
 _TRAINED = {".to_q", ".to_k", ".to_v"}
 _LOSS = "cos-res-freg"
 
@@ -61,20 +65,26 @@ class OfficialConfig:
             loss = (
                 f"SMA: cosine + {self.spectral.global_weight:g} global ({shown}) + {self.spectral.local_weight:g} local"
             )
-        return f"{loss}; {self.steps} steps at {self.learning_rate:g}; {self.inversion_steps} steps of inversion"
+        prompt = "" if self.prompt else "; no training prompt"
+        return (
+            f"{loss}; {self.steps} steps at {self.learning_rate:g}; {self.inversion_steps} steps of inversion{prompt}"
+        )
 
 
 def official_config(content: Any) -> OfficialConfig:
     """Reads the content of a config, as a YAML reader gives it.
 
-    What is missing has the default of the official code: lr 3e-5, seed 12345, 75 inversion steps, and for SMA
-    ld_global .5, ld_local .2, num_levels 2 and ld_levels all 1. What concerns paths and sampling is passed over.
+    What is missing has the default of the official scripts: lr 3e-5, seed 12345, 30 inversion steps, 400 training steps for VMC and 500
+    for SMA, and for SMA ld_global .5, ld_local .2, num_levels 2 and ld_levels all 1. A file is SMA's if it has a key that only SMA's
+    script takes. What concerns paths, precision and sampling is passed over.
 
     Raises:
         ValueError: no such config, keys that are not known, or values that mean nothing here.
     """
-    if not isinstance(content, Mapping) or "train_steps" not in content:
-        raise ValueError("The file is no config of SMA or VMC: it has no train_steps. Choose a .yml of their configs.")
+    if not isinstance(content, Mapping) or content.keys().isdisjoint(("train_steps", "train_dataset")):
+        raise ValueError(
+            "The file is no config of SMA or VMC: it has no train_steps and no train_dataset. Choose a .yml of their configs."
+        )
     if strange := sorted(map(str, content.keys() - _KNOWN)):
         raise ValueError(
             f"The config has {', '.join(strange)}, which neither SMA nor VMC knows; remove what is not theirs."
@@ -84,19 +94,18 @@ def official_config(content: Any) -> OfficialConfig:
         raise ValueError(f"trainable_modules is {modules!r}; here it must be .to_q, .to_k and .to_v, as published.")
     if content.get("loss_mode", [_LOSS]) != [_LOSS]:
         raise ValueError(f"loss_mode is {content['loss_mode']!r}; only [{_LOSS!r}] is known.")
+    spectral = None if _SMA.isdisjoint(content) else _spectral(content)
     return OfficialConfig(
-        spectral=_spectral(content),
-        steps=_whole(content, "train_steps", None),
-        learning_rate=_number(content, "lr", 3e-5),
-        seed=_whole(content, "seed", 12345, least=0),
+        spectral=spectral,
+        steps=_whole(content, "train_steps", _VMC_STEPS if spectral is None else _SMA_STEPS),
+        learning_rate=_number(content, "lr", _RATE),
+        seed=_whole(content, "seed", _SEED, least=0),
         prompt=_prompt(content),
-        inversion_steps=_whole(content, "num_inv_steps", 75),
+        inversion_steps=_whole(content, "num_inv_steps", _INVERSION_STEPS),
     )
 
 
-def _spectral(content: Mapping[str, Any]) -> SpectralSettings | None:
-    if not any(name in content for name in _SMA):
-        return None
+def _spectral(content: Mapping[str, Any]) -> SpectralSettings:
     weights = content.get("ld_levels")
     if weights is not None:
         if not isinstance(weights, Sequence) or isinstance(weights, str):
@@ -104,9 +113,9 @@ def _spectral(content: Mapping[str, Any]) -> SpectralSettings | None:
         weights = tuple(_number({"ld_levels": weight}, "ld_levels", None) for weight in weights)
     return replace(
         OFFICIAL,
-        global_weight=_number(content, "ld_global", 0.5),
-        local_weight=_number(content, "ld_local", 0.2),
-        levels=_whole(content, "num_levels", 2),
+        global_weight=_number(content, "ld_global", _GLOBAL),
+        local_weight=_number(content, "ld_local", _LOCAL),
+        levels=_whole(content, "num_levels", _LEVELS),
         level_weights=weights,
     )
 

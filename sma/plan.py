@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from .checks import check_option, check_weight, check_whole
 from .losses import Denoising, MotionLoss, WeightedTerm
@@ -146,6 +146,16 @@ class TrainingSettings:
         low, high = self.level_range
         if not 0 <= low < high <= 1:
             raise ValueError(f"level_range is {low} to {high}; it must rise within 0 to 1.")
+
+    def level_at(self, u: Any) -> Any:
+        """The noise level at which a draw ``u``, 0..1, or a tensor of them, trains."""
+        low, high = self.level_range
+        return low + (high - low) * u**self.level_bias
+
+    @property
+    def median_sigma(self) -> float:
+        """The sigma that half of all draws stay below: sigma rises with the level, and the level with the draw."""
+        return self.sigma_at(self.level_at(0.5))
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of optimizer step ``step``, counted from 0."""

@@ -262,9 +262,8 @@ def _predict(
     x0 = clip.expand(batch, *clip.shape[1:])
     # Stratified over the batch, so that every step sees low and high noise.
     u = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
-    low, high = settings.level_range
-    levels = low + (high - low) * u**settings.level_bias
-    sigma = torch.tensor([settings.sigma_at(float(level)) for level in levels], dtype=x0.dtype, device=x0.device)
+    levels = settings.level_at(u).tolist()
+    sigma = torch.tensor([settings.sigma_at(level) for level in levels], dtype=x0.dtype, device=x0.device)
     noise = torch.randn(x0.shape, generator=generator).to(x0)
     adapter.dropout_seed = int(torch.randint(2**31, (), generator=generator))
     x_t = add_noise(x0, noise, sigma, settings.kind)

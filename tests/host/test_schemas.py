@@ -59,9 +59,41 @@ def test_sizes_of_integers_and_floats_are_bounded(schemas):
                 assert item.min <= item.default <= item.max, f"{node_id}: {item.id}"
 
 
-def test_seeds_do_not_retrain_on_every_queue(schemas):
-    (seed,) = [item for item in schemas["SMA_TrainMotionLoRA"].inputs if item.id == "seed"]
-    assert seed.control_after_generate.value == "fixed"
+def test_no_seed_changes_by_itself(schemas):
+    """A run after a run with nothing changed must find everything in the cache."""
+    seeds = {
+        node_id: item
+        for node_id, schema in schemas.items()
+        for item in widgets(schema.inputs)
+        if item.io_type == "INT" and (getattr(item, "control_after_generate", None) or "seed" in item.id)
+    }
+    assert set(seeds) == {"SMA_TrainMotionLoRA", "SMA_MotionNoise"}
+    for node_id, seed in seeds.items():
+        assert getattr(seed.control_after_generate, "value", seed.control_after_generate) == "fixed", node_id
+
+
+def test_no_template_holds_a_seed_that_changes_by_itself():
+    """The page keeps what becomes of a seed as the widget value behind it."""
+    held = [
+        (path.name, node["type"], value)
+        for path in (ROOT / "workflows").glob("*.json")
+        for node in json.loads(path.read_text())["nodes"]
+        for value in node.get("widgets_values") or ()
+        if value in ("fixed", "randomize", "increment", "decrement")
+    ]
+    assert len(held) >= 2 * len(list((ROOT / "workflows").glob("*.json")))
+    assert {value for *_, value in held} == {"fixed"}
+
+
+def test_templates_leave_weights_to_the_form_and_the_noise_bias_to_the_model():
+    """But where a method's authors drew all noise levels alike."""
+    for path in (ROOT / "tests" / "workflows").glob("*.json"):
+        for node in json.loads(path.read_text()).values():
+            if node["class_type"] == "SMA_SpectralLoss":
+                assert (node["inputs"]["global_weight"], node["inputs"]["local_weight"]) == (-1, -1), path.name
+            if node["class_type"] == "SMA_TrainMotionLoRA":
+                published = path.name in ("zeroscope-vmc.api.json", "zeroscope-motiondirector.api.json")
+                assert node["inputs"]["noise_bias"] == (1 if published else 0), path.name
 
 
 def test_help_pages_belong_to_nodes(schemas):

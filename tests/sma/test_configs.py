@@ -26,7 +26,18 @@ SMA = {
     "train_dataset": {"path": "video_images/${..vid_name}", "prompt": "A man is skateboarding.", "n_sample_frame": 8},
     "validation_sample_logger": {"prompts": ["A bear is skateboarding."]},
 }
-VMC = {name: value for name, value in SMA.items() if name[:2] != "ld" and name not in ("num_levels", "loss_mode")}
+VMC = {
+    "pretrained_t2v_path": "showlab/show-1-base",
+    "vid_name": "bear",
+    "logdir": "./outputs",
+    "train_steps": 400,
+    "validation_steps": 100,
+    "seed": 12345,
+    "lr": "1e-4",
+    "num_inv_steps": 75,
+    "train_dataset": {"path": "video_images/${..vid_name}", "prompt": "a brown bear is walking", "n_sample_frame": 8},
+    "validation_sample_logger": {"prompts": ["a panda bear is walking"]},
+}
 
 
 def test_a_config_of_sma_is_the_cosine_and_its_terms_as_coded():
@@ -54,7 +65,51 @@ def test_a_config_of_vmc_is_the_cosine_alone():
     config = official_config(VMC)
     (cosine,) = config.motion_loss("output").terms
     assert cosine.term == ResidualCosine(absolute=True, over="frames", space="output")
-    assert config.describe().startswith("VMC: cosine; 500 steps")
+    assert config.describe().startswith("VMC: cosine; 400 steps at 0.0001; 75 steps of inversion")
+
+
+@pytest.mark.parametrize(("silent", "steps"), [(VMC, 400), (SMA, 500)])
+def test_a_silent_file_has_the_defaults_of_the_official_scripts(silent, steps):
+    """Signatures of both scripts' train(): 400 and 500 steps, lr 3e-5, seed 12345, 30 inversion steps; .5, .2, 2 levels of weight 1."""
+    kept = ("train_dataset", "loss_mode")
+    config = official_config({name: value for name, value in silent.items() if name in kept})
+    assert (config.steps, config.learning_rate, config.seed, config.inversion_steps) == (steps, 3e-5, 12345, 30)
+    assert config.prompt == silent["train_dataset"]["prompt"]
+    if silent is VMC:
+        assert config.spectral is None
+        return
+    settings = config.spectral
+    assert (settings.global_weight, settings.local_weight, settings.levels) == (0.5, 0.2, 2)
+    assert settings.level_weights_for(2) == (1.0, 1.0, 1.0)
+    assert (settings.wave, settings.delta, settings.base, settings.zero_border) == ("haar", 0.05, 1.0, False)
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        {"loss_mode": ["cos-res-freg"]},
+        {"trainable_modules": [".to_q", ".to_k", ".to_v"]},
+        {"threshold": 0.2},
+        {"save_config": True},
+        {"sr2_strength": 0.8},
+        {"sr2_steps": 50},
+        {"num_levels": 2},
+        {"train_prompt": "cars are moving."},
+    ],
+)
+def test_a_key_of_smas_script_alone_makes_a_file_smas(mark):
+    """VMC's script would refuse it; SMA's gives its two terms their default weights."""
+    settings = official_config(VMC | mark).spectral
+    assert (settings.global_weight, settings.local_weight) == (0.5, 0.2)
+
+
+def test_what_only_concerns_paths_and_precision_is_passed_over():
+    machine = {"ddim_inv_scheduler_path": "scheduler", "mixed_precision": "no", "gradient_checkpointing": False}
+    assert official_config(SMA | machine | {"exp_name": "_1"}) == official_config(SMA)
+
+
+def test_a_missing_prompt_is_said():
+    assert official_config({"train_steps": 400}).describe().endswith("30 steps of inversion; no training prompt")
 
 
 def test_saved_configs_and_defaults_of_the_official_code():
@@ -89,5 +144,7 @@ def test_what_is_not_understood_is_refused(changes, message):
 
 @pytest.mark.parametrize("content", [None, "text", [1], {}, {"model": "sd"}])
 def test_other_files_are_no_configs(content):
-    with pytest.raises(ValueError, match="The file is no config of SMA or VMC: it has no train_steps"):
+    with pytest.raises(
+        ValueError, match="The file is no config of SMA or VMC: it has no train_steps and no train_dataset"
+    ):
         official_config(content)

@@ -57,6 +57,47 @@ def test_the_plain_model_knows_no_expert(wan_case, sigmas, said):
     assert "expert" not in lora.metadata and not any("expert" in line for line in said)
 
 
+def shifted(level):
+    """A flow model's sigma at shift 8."""
+    return 8 * level / (1 + 7 * level)
+
+
+@pytest.mark.parametrize(
+    ("bias", "median", "words"),
+    [
+        (0.0, shifted(0.5), "noise bias 1 (automatic), median sigma 0.889"),
+        (0.4, shifted(0.01 + 0.98 * 0.5**0.4), "noise bias 0.4, median sigma 0.961"),
+    ],
+)
+def test_flow_models_train_at_the_median_sigma_that_the_node_says(host, wan_case, sigmas, said, bias, median, words):
+    (model,) = host.call("ModelSamplingSD3", model=wan_case.model, shift=8.0)
+    lora, _ = wan_case.train(model=model, steps=2, batch_size=32, noise_bias=bias)
+    assert len(sigmas) == 64
+    below = sum(sigma < median for sigma in sigmas)
+    assert 30 <= below <= 34  # drawn in 32 equal strata
+    assert any(words in line for line in said)
+    assert lora.metadata["noise"] == [0.01, 0.99, bias or 1.0]
+
+
+def test_an_expert_says_the_median_of_its_own_range(host, wan_case, sigmas, said):
+    (model,) = host.call("ModelSamplingSD3", model=wan_case.model, shift=8.0)
+    wan_case.train(model=model, steps=1, batch_size=32, noise_bias=0.0, expert="low noise")
+    boundary = 0.875 / (8 - 7 * 0.875)  # the level at which sigma is 0.875
+    median = shifted((0.01 + boundary) / 2)
+    assert 15 <= sum(sigma < median for sigma in sigmas) <= 17
+    assert any(f"noise bias 1 (automatic), median sigma {median:.3g}" in line for line in said)
+
+
+def test_models_of_another_prediction_favour_high_noise_by_themselves(sprites_case, sigmas, said):
+    lora, _ = sprites_case.train(steps=1, noise_bias=0.0)
+    automatic = sigmas.copy()
+    sigmas.clear()
+    sprites_case.train(steps=1, noise_bias=0.4)
+    assert automatic == sigmas
+    assert any("noise bias 0.4 (automatic), median sigma " in line for line in said)
+    assert lora.metadata["noise"] == [0.01, 0.99, 0.4]
+
+
 def test_an_expert_without_noise_to_learn_at_is_refused(wan_case):
     with pytest.raises(ValueError, match=r"high noise expert serves noise levels 0.467 to 1 and 0.01 to 0.3 are asked"):
         wan_case.train(expert="high noise", noise_high=0.3)
