@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from .checks import check_option, check_weight
+from .masks import between_frames, frame_mask, inside, mean_inside
 from .prediction import Prediction
 from .residuals import at_least_float32, frame_residuals
 
@@ -24,11 +25,7 @@ def _error(p: Prediction) -> Tensor:
 def denoising(p: Prediction) -> Tensor:
     """Mean squared error of the network's output against its target, over the mask if there is one; [B]."""
     error = _error(p) ** 2
-    if p.mask is None:
-        return error.flatten(1).mean(1)
-    mask = p.mask.to(error).expand_as(error)
-    share = mask.flatten(1).sum(1).clamp_min(torch.finfo(error.dtype).tiny)  # an empty mask gives 0, not NaN
-    return (error * mask).flatten(1).sum(1) / share
+    return error.flatten(1).mean(1) if p.mask is None else mean_inside(error, frame_mask(p.mask, error))
 
 
 def residual_cosine(p: Prediction, *, absolute: bool = True, over: Over = "frames", space: Space = "noise") -> Tensor:
@@ -40,6 +37,8 @@ def residual_cosine(p: Prediction, *, absolute: bool = True, over: Over = "frame
             the loss is always 0); "pixels", one per pair of frames over all channels and pixels (VMC's paper).
         space: "noise" compares noise_hat with noise, "output" the network's output with its target.
 
+    With a mask both residuals are multiplied by it (a residual has the smaller value of its two frames), and cosines count by its mean.
+
     Raises:
         ValueError: unknown option, or fewer than 2 frames.
     """
@@ -47,9 +46,18 @@ def residual_cosine(p: Prediction, *, absolute: bool = True, over: Over = "frame
     check_option("space", space, Space)
     predicted, true = (p.noise_hat, p.noise) if space == "noise" else (p.output, p.target)
     predicted, true = frame_residuals(predicted, absolute=absolute), frame_residuals(true, absolute=absolute)
+    between = None
+    if p.mask is not None:
+        between = between_frames(frame_mask(p.mask, predicted.new_empty(p.x0.shape)))
+        predicted, true = inside(predicted, between), inside(true, between)
     if over == "pixels":
         predicted, true = predicted.transpose(1, 2).flatten(2), true.transpose(1, 2).flatten(2)  # [B, F-1, C*H*W]
-    return 1 - cosine_similarity(predicted, true, dim=2).flatten(1).mean(1)
+    cosine = cosine_similarity(predicted, true, dim=2)
+    if between is None:
+        return 1 - cosine.flatten(1).mean(1)
+    weight = between.mean((1, 3, 4)) if over == "pixels" else between.mean(2)
+    seen = between.flatten(1).any(1)
+    return torch.where(seen, 1 - mean_inside(cosine, weight), 0)
 
 
 def anchor_debiased(p: Prediction, *, anchor: Tensor, beta: float = 1.0) -> Tensor:
@@ -61,6 +69,8 @@ def anchor_debiased(p: Prediction, *, anchor: Tensor, beta: float = 1.0) -> Tens
         anchor: LongTensor [B], the frame that stands for the appearance of each sample, 0 <= anchor < F.
         beta: how much of the anchor is taken away, 0 or above.
 
+    With a mask a value counts by the smaller of its own frame's and of the anchor's.
+
     Raises:
         ValueError: beta or an anchor is out of range.
     """
@@ -71,7 +81,25 @@ def anchor_debiased(p: Prediction, *, anchor: Tensor, beta: float = 1.0) -> Tens
     error = _error(p)  # phi is linear
     samples = torch.arange(error.shape[0], device=error.device)
     at_anchor = error[samples, :, anchor.to(error.device)].unsqueeze(2)  # [B, C, 1, H, W]
-    return ((math.sqrt(beta**2 + 1) * error - beta * at_anchor) ** 2).flatten(1).mean(1)
+    debiased = (math.sqrt(beta**2 + 1) * error - beta * at_anchor) ** 2
+    if p.mask is None:
+        return debiased.flatten(1).mean(1)
+    mask = frame_mask(p.mask, error).expand(error.shape[0], -1, -1, -1, -1)
+    return mean_inside(debiased, torch.minimum(mask, mask[samples, :, anchor.to(error.device)].unsqueeze(2)))
+
+
+def draw_anchors(p: Prediction, generator: torch.Generator) -> Tensor:
+    """Draw an anchor frame for each sample, uniformly from the frames in which its mask shows something; LongTensor [B] on the CPU."""
+    batch, _, frames = p.output.shape[:3]
+    anchor = torch.randint(frames, (batch,), generator=generator)
+    if p.mask is None:
+        return anchor
+    shown = (frame_mask(p.mask, p.output) > 0).flatten(3).any(3).squeeze(1).cpu().expand(batch, frames)
+    shown = shown | ~shown.any(1, keepdim=True)
+    samples = torch.arange(batch)
+    while not (kept := shown[samples, anchor]).all():
+        anchor = torch.where(kept, anchor, torch.randint(frames, (batch,), generator=generator))
+    return anchor
 
 
 def signal_share(p: Prediction) -> Tensor:

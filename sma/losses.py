@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from .checks import check_option, check_weight
-from .loss_functions import Over, Space, anchor_debiased, denoising, residual_cosine, signal_share
+from .loss_functions import Over, Space, anchor_debiased, denoising, draw_anchors, residual_cosine, signal_share
+from .masks import between_frames, frame_mask
 from .prediction import Prediction
 from .spectral import GlobalTransform, LocalTransform, SpectralSettings
 
@@ -32,8 +33,8 @@ class LossTerm:
         """Value per sample, [B]. `generator` is a CPU generator for terms that draw."""
         raise NotImplementedError
 
-    def bind(self, x0: Tensor) -> LossTerm:
-        """The same term with everything that depends on the reference clip [1, C, F, H, W] alone computed once."""
+    def bind(self, x0: Tensor, *, mask: Tensor | None = None) -> LossTerm:
+        """The same term with everything that depends on the reference clip [1, C, F, H, W] and its mask alone computed once."""
         return self
 
     def describe(self) -> dict[str, Any]:
@@ -71,7 +72,7 @@ class ResidualCosine(LossTerm):
 
 @dataclass(frozen=True)
 class Debiased(LossTerm):
-    """See `anchor_debiased`; the anchor of each sample is drawn uniformly from the frames."""
+    """See `anchor_debiased` and `draw_anchors`."""
 
     kind: ClassVar[str] = "anchor_debiased"
     beta: float = 1.0
@@ -80,9 +81,7 @@ class Debiased(LossTerm):
         check_weight("beta", self.beta)
 
     def __call__(self, p: Prediction, generator: torch.Generator) -> Tensor:
-        batch, _, frames = p.output.shape[:3]
-        anchor = torch.randint(frames, (batch,), generator=generator)
-        return anchor_debiased(p, anchor=anchor, beta=self.beta)
+        return anchor_debiased(p, anchor=draw_anchors(p, generator), beta=self.beta)
 
 
 @dataclass(frozen=True)
@@ -96,20 +95,22 @@ class _Spectral(LossTerm):
 
     def __call__(self, p: Prediction, generator: torch.Generator) -> Tensor:
         if self.settings.space == "output":
-            value = self._distance(self.transform.of(p.target, self.settings), p.output)
+            value = self._distance(self.transform.of(p.target, self.settings, mask=p.mask), p.output)
         else:
-            value = self._distance(self.reference or self.transform.of(p.x0, self.settings), p.x0_hat)
+            held = self.reference is not None and self.reference.mask is p.mask
+            reference = self.reference if held else self.transform.of(p.x0, self.settings, mask=p.mask)
+            value = self._distance(reference, p.x0_hat)
         return value * signal_share(p).to(value) if self.settings.sigma_weight == "signal" else value
 
     def _distance(self, reference: Any, clip: Tensor) -> Tensor:
         return reference.compare(clip)
 
-    def bind(self, x0: Tensor) -> _Spectral:
+    def bind(self, x0: Tensor, *, mask: Tensor | None = None) -> _Spectral:
         if self.settings.space == "output":
             return self  # the target changes with the noise
         # Outside inference mode: its tensors could not be saved for a backward pass.
         with torch.inference_mode(False), torch.no_grad():
-            return replace(self, reference=self.transform.of(x0, self.settings))
+            return replace(self, reference=self.transform.of(x0, self.settings, mask=mask))
 
     def describe(self) -> dict[str, Any]:
         return {"kind": self.kind, **asdict(self.settings)}
@@ -256,13 +257,23 @@ class MotionLoss:
         """A motion loss with these terms appended."""
         return replace(self, terms=(*self.terms, *terms))
 
-    def bind(self, x0: Tensor) -> MotionLoss:
+    def bind(self, x0: Tensor, *, mask: Tensor | None = None) -> MotionLoss:
         """A motion loss that holds the transforms of the reference clip, on its device.
 
         Args:
             x0: [1, C, F, H, W]. Every prediction given to the bound loss must be of this clip, in any batch size.
+            mask: the very one of those predictions; under another one the clip is transformed anew.
+
+        Raises:
+            ValueError: a term compares frames, and the mask shows nothing in two frames that follow each other.
         """
-        return replace(self, terms=tuple(replace(term, term=term.term.bind(x0)) for term in self.terms))
+        moving = [term.name for term in self.terms if term.term.needs_motion]
+        if mask is not None and moving and not between_frames(frame_mask(mask, x0)).any():
+            raise ValueError(
+                f"The mask shows no place in two frames that follow each other, which {', '.join(moving)} compares. "
+                "Widen the mask, or leave the term out."
+            )
+        return replace(self, terms=tuple(replace(term, term=term.term.bind(x0, mask=mask)) for term in self.terms))
 
     def __call__(self, p: Prediction, generator: torch.Generator) -> dict[str, Tensor]:
         """Every term's value before its weight, [B] each. Terms that draw take their numbers from `generator`."""

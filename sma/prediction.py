@@ -55,7 +55,7 @@ class Prediction:
         x0: the clean clip. noise: the noise that was added. x_t: the noised clip.
         sigma: [B], above 0.
         x0_hat, noise_hat: the denoiser's estimates of x0 and noise.
-        mask: None, or broadcastable to [B, 1, F, H, W] and at least 0: where the denoising loss looks.
+        mask: None, or broadcastable to [B, 1, F, H, W] and at least 0: where the losses look.
     """
 
     x0: Tensor

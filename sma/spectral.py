@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .checks import check_frames, check_option, check_weight, check_whole
 from .frequency_weight import frequency_weight, half_plane
+from .masks import between_frames, frame_mask, inside
 from .residuals import frame_residuals
 from .wavelets import check_wavelet, temporal_dwt
 
@@ -130,21 +131,28 @@ class GlobalTransform:
     settings: SpectralSettings
     shape: tuple[int, ...]  # C, F, H, W of the clip
     bands: tuple[Tensor, ...]  # [B, C, T_level, H, W] each, approximation first, then details finest first
+    mask: Tensor | None = None  # as it was given
+    share: Tensor | None = None  # [B], mean of the residuals' mask
 
     @classmethod
-    def of(cls, clip: Tensor, settings: SpectralSettings) -> GlobalTransform:
-        """Transform a clip [B, C, F, H, W]."""
+    def of(cls, clip: Tensor, settings: SpectralSettings, *, mask: Tensor | None = None) -> GlobalTransform:
+        """Transform a clip [B, C, F, H, W], or what a mask shows of it; see global_loss."""
         residual = frame_residuals(clip, absolute=settings.residual == "absolute")
+        share = None
+        if mask is not None:
+            between = between_frames(frame_mask(mask, clip))
+            residual, share = inside(residual, between), _mean(between)
         approx, details = temporal_dwt(residual, settings.wave, settings.levels_for(clip.shape[2]))
-        return cls(settings, tuple(clip.shape[1:]), (approx, *details))
+        return cls(settings, tuple(clip.shape[1:]), (approx, *details), mask, share)
 
     def compare(self, clip: Tensor) -> Tensor:
         """Weighted sum over bands of the mean absolute difference to a clip [B, C, F, H, W]; [B]."""
         _check_same_shape(self.shape, self.bands[0].shape[0], clip)
         weights = self.settings.level_weights_for(len(self.bands) - 1)
-        bands = GlobalTransform.of(clip, self.settings).bands
+        bands = GlobalTransform.of(clip, self.settings, mask=self.mask).bands
         terms = [w * _mean((a - b).abs()) for w, a, b in zip(weights, self.bands, bands, strict=True)]
-        return torch.stack(terms).sum(0)
+        value = torch.stack(terms).sum(0)
+        return value if self.share is None else value / self.share.clamp_min(torch.finfo(value.dtype).tiny)
 
 
 @dataclass(frozen=True)
@@ -156,11 +164,13 @@ class LocalTransform:
     amplitude: Tensor  # [B, C, F-1, H, W // 2 + 1]
     angle: Tensor  # the same, radians
     weight: Tensor  # [H, W // 2 + 1], divided by H * W: a weighted sum is the mean over the whole plane
+    mask: Tensor | None = None  # as it was given
+    pairs: Tensor | None = None  # [B, 1, F-1], how much each residual counts, 1 in the mean
 
     @classmethod
-    def of(cls, clip: Tensor, settings: SpectralSettings) -> LocalTransform:
-        """Transform a clip [B, C, F, H, W]."""
-        amplitude, angle = _spectrum(clip, settings)
+    def of(cls, clip: Tensor, settings: SpectralSettings, *, mask: Tensor | None = None) -> LocalTransform:
+        """Transform a clip [B, C, F, H, W], or what a mask shows of it; see local_loss."""
+        amplitude, angle, pairs = _spectrum(clip, settings, mask)
         height, width = clip.shape[3:]
         weight = frequency_weight(
             height,
@@ -171,12 +181,13 @@ class LocalTransform:
             dtype=amplitude.dtype,
             device=amplitude.device,
         )
-        return cls(settings, tuple(clip.shape[1:]), amplitude, angle, half_plane(weight) / (height * width))
+        weight = half_plane(weight) / (height * width)
+        return cls(settings, tuple(clip.shape[1:]), amplitude, angle, weight, mask, pairs)
 
     def compare(self, clip: Tensor) -> tuple[Tensor, Tensor]:
         """Amplitude distance [B] and angle distance [B] to a clip [B, C, F, H, W]; see local_loss."""
         _check_same_shape(self.shape, self.amplitude.shape[0], clip)
-        amplitude, angle = _spectrum(clip, self.settings)
+        amplitude, angle, _ = _spectrum(clip, self.settings, self.mask)
         amplitude = (self.amplitude - amplitude).abs()
         angle = self.angle - angle
         if self.settings.phase == "wrapped":
@@ -189,12 +200,23 @@ class LocalTransform:
         return self._plane_mean(amplitude) / scale, self._plane_mean(self.amplitude * angle) / scale
 
     def _plane_mean(self, x: Tensor) -> Tensor:
-        return _mean((self.weight * x).sum((-2, -1)))
+        means = (self.weight * x).sum((-2, -1))
+        return _mean(means if self.pairs is None else self.pairs * means)
 
 
-def _spectrum(clip: Tensor, settings: SpectralSettings) -> tuple[Tensor, Tensor]:
-    spectrum = torch.fft.rfft2(frame_residuals(clip, absolute=settings.residual == "absolute"), norm=settings.norm)
-    return spectrum.abs(), spectrum.angle()
+def _spectrum(clip: Tensor, settings: SpectralSettings, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Amplitude and angle of each residual's spectrum, and under a mask how much each residual counts."""
+    residual = frame_residuals(clip, absolute=settings.residual == "absolute")
+    pairs = None
+    if mask is not None:
+        between = between_frames(frame_mask(mask, clip))
+        tiny = torch.finfo(between.dtype).tiny
+        # A root mean square of 1: by Parseval noise then keeps its amplitudes, however little of it the mask shows.
+        window = between / between.square().mean((-2, -1), keepdim=True).sqrt().clamp_min(tiny)
+        residual, pairs = inside(residual, window), between.mean((-2, -1))
+        pairs = pairs / pairs.mean(2, keepdim=True).clamp_min(tiny)
+    spectrum = torch.fft.rfft2(residual, norm=settings.norm)
+    return spectrum.abs(), spectrum.angle(), pairs
 
 
 def global_loss(
@@ -205,6 +227,7 @@ def global_loss(
     levels: int | None = None,
     level_weights: Sequence[float] | None = None,
     residual: Residual = "signed",
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Whole-clip motion: L1 distance of the frame residuals in a wavelet basis over time (SMA, global alignment).
 
@@ -216,12 +239,14 @@ def global_loss(
         levels: 1 or more; None means default_levels(F). More than log2(F - 1) is legal.
         level_weights: levels + 1 values, approximation first, then details finest first; None means all 1.
         residual: "signed" as in the paper, "absolute" as in its code.
+        mask: where to look, 0 or above, broadcastable to [B, 1, F, H, W]; None is everywhere. A residual has the smaller value of its
+            two frames. Residuals are multiplied by it before the transform, and the means divided by its mean.
 
     Returns:
         [B], at least float32.
     """
     settings = SpectralSettings(wave=wave, levels=levels, level_weights=level_weights, residual=residual)
-    return GlobalTransform.of(x0, settings).compare(x0_hat)
+    return GlobalTransform.of(x0, settings, mask=mask).compare(x0_hat)
 
 
 def local_loss(
@@ -235,6 +260,7 @@ def local_loss(
     base: float = 1.0,
     zero_border: bool = False,
     relative: bool = False,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Shape of each frame residual: distance of its spatial spectra, low frequencies first (SMA, local alignment).
 
@@ -247,6 +273,8 @@ def local_loss(
         x0, x0_hat: [B, C, F, H, W], F >= 2; one of them may have a batch of 1.
         residual, phase, norm, delta, base, zero_border: see SpectralSettings.
         relative: measure against the amplitudes of x0.
+        mask: where to look, as in global_loss. Each residual is multiplied by its mask, scaled to a root mean square of 1, before the
+            transform, so that the amplitudes of noise do not depend on how much is shown; residuals then count by the mean of their mask.
 
     Returns:
         Amplitude distance [B] and phase distance [B] (radians); the paper's loss is their sum. Means run over the
@@ -261,4 +289,4 @@ def local_loss(
         zero_border=zero_border,
         relative=relative,
     )
-    return LocalTransform.of(x0, settings).compare(x0_hat)
+    return LocalTransform.of(x0, settings, mask=mask).compare(x0_hat)

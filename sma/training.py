@@ -71,7 +71,7 @@ def train(
             backwards come before the optimizer's step. What a phase has no gradient for (the group of another clip) is
             left alone by that step.
         adapter: attached to the network behind ``denoise``; left in evaluation mode with all groups on.
-        masks: where the denoising loss looks, one per clip: None, or 0 or above and broadcastable to [1, 1, F, H, W].
+        masks: where the losses look, one per clip: None, or 0 or above and broadcastable to [1, 1, F, H, W].
         state: where an earlier run stopped, at most ``settings.steps`` steps on.
         on_step: called after every step; what it raises ends the run and is passed on. This is how a host cancels.
         on_stop: called with the state after the last whole step if the run ends by any exception, before it is passed
@@ -96,7 +96,10 @@ def train(
         raise ValueError(
             f"{len(denoisers)} denoisers and {len(clips)} clips were given; one for all or one for each is needed."
         )
-    bound = [[phase.loss.bind(clip) if phase.frames == "all" else phase.loss for phase in phases] for clip in clips]
+    bound = [
+        [phase.loss.bind(clip, mask=mask) if phase.frames == "all" else phase.loss for phase in phases]
+        for clip, mask in zip(clips, masks, strict=True)
+    ]
     apart = [adapter.parameters(groups) for groups in _learning_apart(phases, len(clips), adapter)]
     optimizer = torch.optim.AdamW(adapter.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     generator = torch.Generator().manual_seed(settings.seed ^ _RUN)

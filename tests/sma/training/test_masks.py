@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from sma.losses import MotionLoss, ResidualCosine, WeightedTerm, spectral_terms
+from sma.prediction import Prediction
+from sma.spectral import OUTPUT, PAPER
 from sma.training import Phase
 
 
@@ -37,3 +42,28 @@ def test_mask_of_a_single_frame_is_that_frames_own(make_toy, plain_loss):
     assert max(value for record in history for _, value in record.terms["denoising"]) == 0
     toy.masks = None
     assert min(record.loss for record in toy.train(steps=5).state.history) > 0.5
+
+
+@pytest.mark.parametrize("settings", [PAPER, OUTPUT])
+def test_motion_is_compared_inside_the_mask_only(make_toy, settings):
+    loss = MotionLoss((WeightedTerm("vmc", 1.0, ResidualCosine()), *spectral_terms(settings)))
+    toy = make_toy(phases=[Phase(loss)])
+    mask = torch.zeros(1, 1, 5, 4, 6)
+    mask[..., 1:, 1:3, 2:5] = 1
+    toy.masks = [mask]
+    history = toy.train(steps=4, level_range=(0.2, 0.8)).state.history
+    for record, call in zip(history, toy.calls, strict=True):
+        x0, s = toy.clips[0].expand_as(call.x_t), call.sigma.view(-1, 1, 1, 1, 1)
+        noise = (call.x_t - (1 - s) * x0) / s
+        p = Prediction.from_denoised(x0, noise, call.x_t, call.sigma, call.x0_hat, "flow")
+        for name, value in loss(replace(p, mask=mask), torch.Generator()).items():
+            assert [found for _, found in record.terms[name]] == pytest.approx(value.tolist(), rel=1e-3)
+            assert value.tolist() != pytest.approx(loss(p, torch.Generator())[name].tolist(), rel=0.05)
+
+
+def test_a_mask_without_motion_is_refused_before_the_first_step(make_toy, full_loss):
+    toy = make_toy(phases=[Phase(full_loss)])
+    toy.masks = [torch.tensor([1.0, 0, 1, 0, 1]).view(1, 1, 5, 1, 1)]
+    with pytest.raises(ValueError, match="which spectral_global, spectral_local compares"):
+        toy.train()
+    assert not toy.calls
