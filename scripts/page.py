@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from comfy_server import PACK_FOLDER, Client
-from environment import CACHE, ROOT, HarnessError, ensure_playwright, find_chromium
+from environment import CACHE, ROOT, HarnessError, ensure_playwright, find_chromium, missing_browser_tools
 
 WORKFLOWS = ROOT / "workflows"
 TWINS = ROOT / "tests" / "workflows"
@@ -19,14 +19,16 @@ SCREENSHOTS = CACHE / "screenshots"
 
 
 def missing_tools() -> str | None:
-    """Why no page can be driven on this machine, or None where it can."""
-    if find_chromium() is None:
-        return "no Chromium on this machine"
-    if shutil.which("node") is None:
-        return "no Node.js on this machine"
-    if ensure_playwright() is None:
-        return "no npm on this machine, and playwright-core is not installed yet"
-    return None
+    """What keeps the page from being driven on this machine and the command that brings it, or None."""
+    missing = missing_browser_tools()
+    if not missing:
+        return None
+    names = {"chromium": "Chromium or Chrome", "nodejs": "Node.js", "npm": "npm"}
+    lack = f"this machine has no {', no '.join(names[package] for package in missing)}"
+    if shutil.which("apt-get") is None:
+        return f"{lack} on its PATH; install what is missing"
+    as_root = "" if os.geteuid() == 0 else "sudo "
+    return f"{lack}; `{as_root}apt-get install {' '.join(missing)}` brings what is missing"
 
 
 def _drive(job: dict[str, Any], timeout: float) -> dict[str, Any]:

@@ -1,29 +1,16 @@
-"""The pack starts with the real host, the newest tested and the oldest supported one, and nobody notices."""
+"""The pack starts with the real host, and nobody notices; test_oldest_host.py does the same on the oldest."""
 
 from __future__ import annotations
 
 import asyncio
-import re
 import subprocess
-import tomllib
 
 import harness
-
-PROBLEM = re.compile(r"WARNING|ERROR|Traceback|Exception|IMPORT FAILED")
-
-
-def complaints(log: str) -> list[str]:
-    """The records of a server log that report a problem and name the pack. A record may span lines (a traceback)."""
-    records = re.split(r"\n(?=\S*\[(?:INFO|WARNING|ERROR)\])", log)
-    return [record for record in records if "spectral-motion" in record and PROBLEM.search(record)]
+from startup import assert_loaded_in_silence
 
 
 def test_the_pack_loads_without_a_word(server):
-    # Up to here it starts; later tests use the same server and make it complain.
-    log, started, _ = server.log.read_text().partition("To see the GUI go to")
-    assert started
-    assert re.search(r"seconds: .*spectral-motion", log), "the host's list of import times does not name the pack"
-    assert complaints(log) == []
+    assert_loaded_in_silence(server)
 
 
 def test_the_server_knows_every_node_of_the_pack(server, host):
@@ -31,16 +18,6 @@ def test_the_server_knows_every_node_of_the_pack(server, host):
     ids = {node.GET_SCHEMA().node_id for node in asyncio.run(extension.get_node_list())}
     assert ids and all(node_id.startswith("SMA_") for node_id in ids)
     assert {node_id for node_id in server.object_info() if node_id.startswith("SMA_")} == ids
-
-
-def test_the_oldest_supported_host_loads_the_pack():
-    project = tomllib.loads((harness.ROOT / "pyproject.toml").read_text())
-    oldest = project["tool"]["comfy"]["requires-comfyui"].removeprefix(">=")
-    python, _ = harness.ensure_environment()
-    with harness.serve(python, harness.find_host(oldest)) as client:
-        assert client.get("/system_stats")["system"]["comfyui_version"] == oldest
-        assert any(node_id.startswith("SMA_") for node_id in client.object_info())
-        assert complaints(client.log.read_text()) == []
 
 
 def test_importing_the_pack_leaves_slow_libraries_alone():

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import tomllib
+
 import harness
 import pytest
+from startup import assert_loaded_in_silence
 from template import short_template, through_wan, video_of
 from tiny_models import write_wan
+
+PROJECT = tomllib.loads((harness.ROOT / "pyproject.toml").read_text())
+OLDEST = PROJECT["tool"]["comfy"]["requires-comfyui"].removeprefix(">=")
 
 
 @pytest.fixture(scope="module")
 def oldest():
     python, _ = harness.ensure_environment()
-    with harness.serve(python, harness.find_host("0.24.0")) as client:
+    with harness.serve(python, harness.find_host(OLDEST)) as client:
         yield client
+
+
+def test_the_pack_loads_without_a_word(oldest):
+    assert oldest.get("/system_stats")["system"]["comfyui_version"] == OLDEST
+    assert any(node_id.startswith("SMA_") for node_id in oldest.object_info())
+    assert_loaded_in_silence(oldest)
 
 
 def test_the_template_trains_and_samples(oldest):
