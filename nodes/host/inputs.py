@@ -27,18 +27,25 @@ _PICTURES = (
     "audio_embed",
     "keyframe_idxs",
 )
+# The key of the callbacks of the host's node.
+_SPARSE_ATTENTION = "block_sparse_attention"
 
 # What of a host model_sampling makes a prediction kind.
 _RECKONING = ("calculate_input", "calculate_denoised")
 
 
-def check_patches(model_options: dict[str, Any]) -> None:
-    """Nothing where the network runs in every step.
+def check_patches(model: Any) -> None:
+    """Nothing where the network of a MODEL runs in every step, and attends by what the training chooses.
 
     Raises:
-        ValueError: a node made the model answer some steps from earlier ones.
+        ValueError: a node made the model answer some steps from earlier ones, or puts its own attention back before every step.
     """
-    if "easycache" in model_options.get("transformer_options", {}):
+    if any(_SPARSE_ATTENTION in by_key for by_key in model.callbacks.values()):
+        raise ValueError(
+            "The model computes attention block-sparse (Block Sparse Attention), which has no gradient. "
+            "Connect the MODEL from before that node."
+        )
+    if "easycache" in model.model_options.get("transformer_options", {}):
         raise ValueError(
             "The model answers some steps from earlier ones (EasyCache, LazyCache), through which nothing can be learned. "
             "Connect the MODEL from before that node."

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ...sma.prediction import Kind
+from .attention import differentiable_attention
+from .compiled import uncompiled
 from .gradients import differentiable
 from .inputs import check_conditioning, check_latent, check_patches, kind_of
 
@@ -73,7 +75,7 @@ def run_in_training(
     """
     check_latent(latent, model.get_model_object("latent_format").latent_channels)
     check_conditioning(positive, latent)
-    check_patches(model.model_options)
+    check_patches(model)
     kind_of(model.get_model_object("model_sampling"))
     if model.is_dynamic():
         # Dynamically placed weights live in buffers that are reused before backward reads them.
@@ -106,11 +108,12 @@ class _TrainingSampler(comfy.samplers.Sampler):
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
     ):
         # Nodes run in inference mode, where nothing can be differentiated.
-        trainable = differentiable(model_wrap.inner_model, checkpoint=self.checkpoint)
-        with torch.inference_mode(False), torch.enable_grad(), trainable:
+        inner, options = model_wrap.inner_model, extra_args["model_options"]["transformer_options"]
+        trainable = differentiable(inner, checkpoint=self.checkpoint)
+        attention = differentiable_attention(inner, options)
+        with torch.inference_mode(False), torch.enable_grad(), uncompiled(inner), trainable, attention:
             # The host would average over several prompts; each clip is denoised under its own.
             prompts = _normal(model_wrap.conds["positive"])
-            inner = model_wrap.inner_model
             schedule = inner.model_sampling
 
             def sigma_at(level: float) -> float:

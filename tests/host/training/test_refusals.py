@@ -50,6 +50,14 @@ def test_models_that_answer_from_earlier_steps_are_refused(host, wan_case, node)
         wan_case.train(model=cached)
 
 
+def test_block_sparse_attention_is_refused_by_name(wan_case):
+    """Newer hosts' node puts its attention back before every step, by a callback under this key."""
+    sparse = wan_case.model.clone()
+    sparse.add_callback_with_key("on_prepare_state", "block_sparse_attention", lambda *_: None)
+    with pytest.raises(ValueError, match="Block Sparse Attention.*, which has no gradient. Connect the MODEL from bef"):
+        wan_case.train(model=sparse)
+
+
 @pytest.mark.parametrize(
     ("node", "choice", "found"),
     [
