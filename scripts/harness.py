@@ -6,7 +6,7 @@
     python scripts/harness.py run script.py [...]     a script of this repository inside the environment
     python scripts/harness.py twins                   workflows/*.json -> tests/workflows/*.api.json
 
-Python 3.11 or newer is all it needs; everything else is installed into .harness/venv. COMFYUI_PATH names a ComfyUI to
+Python 3.10 or newer is all it needs; everything else is installed into .harness/venv. COMFYUI_PATH names a ComfyUI to
 use instead of the unpacked one, SPECTRAL_MOTION_PYTHON an environment to use as it is. pip is used with your own
 settings, so an index configured there decides which build of torch is installed.
 """

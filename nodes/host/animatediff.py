@@ -22,6 +22,7 @@ from ...sma.networks.animatediff import (
     adapter_config_from_weights,
     build_unet_motion,
     motion_module_weights,
+    require_diffusers,
     unet_motion_config,
 )
 from . import wrapped
@@ -44,9 +45,18 @@ class HostUNetMotion(HostNetwork):
     # Without these, which hold nearly all layers, backward keeps little but the skip connections.
     run_again = ("resnets", "attentions", "motion_modules")
 
-    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # diffusers casts the time embedding to the dtype of the weights, which may be far coarser than what is computed in.
+        kind = type(self._network)
+        self._network.__class__ = type(
+            kind.__name__, (kind,), {"dtype": property(lambda network: network.sample_dtype)}
+        )
+
+    def predict(self, x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
         """x [B, C, F, H, W], timesteps [B], context [B, L, D], the same for all frames -> [B, C, F, H, W]."""
-        return super().forward(x, timesteps, context.repeat_interleave(x.shape[2], dim=0), *args, **kwargs)
+        self._network.sample_dtype = x.dtype
+        return self._network(x, timesteps, context.repeat_interleave(x.shape[2], dim=0)).sample
 
 
 @dataclass(frozen=True)
@@ -127,8 +137,10 @@ def load_model(
     dtype: what the weights are kept in; None for that of most of them.
 
     Raises:
+        ImportError: diffusers is missing; the message says what to install.
         ValueError: no SD 1.5, no motion module, one of another network, or files with missing, surplus or mis-shaped tensors.
     """
+    require_diffusers()  # before gigabytes are read
     unet_config, unet, prediction = base.unet()
     adapter_config, motion = _read_motion_module(motion_module)
     return model_from_network(

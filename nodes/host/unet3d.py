@@ -1,4 +1,4 @@
-"""diffusers' UNet3DConditionModel (ZeroScope, ModelScope, VideoCrafter2) as the host's MODEL."""
+"""The UNet3D of ZeroScope, ModelScope and VideoCrafter2 as the host's MODEL."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class SD15Video(comfy.latent_formats.SD15):
 
 
 class HostNetwork(nn.Module):
-    """A diffusers network under the host's calling convention; its children, and so its state-dict keys, are diffusers' own.
+    """A network of ``sma/networks`` under the host's calling convention; its children, and so its state-dict keys, are the network's own.
 
     A subclass names the builder, ``(config, *, operations, device, dtype) -> nn.Module``, as ``build = staticmethod(...)``.
     """
@@ -52,12 +52,9 @@ class HostNetwork(nn.Module):
                 for name, parameter in module._parameters.items():
                     if parameter is not None and parameter.ndim < 2:
                         module._parameters[name] = nn.Parameter(parameter.float(), requires_grad=False)
-        # Diffusers casts the time embedding to the dtype of the weights, which may be far coarser than what is computed in.
-        kind = type(network)
-        network.__class__ = type(kind.__name__, (kind,), {"dtype": property(lambda network: network.sample_dtype)})
         for name, child in network.named_children():
             self.add_module(name, child)
-        # Not registered as a module: the children are ours, diffusers' object only knows the order to call them in.
+        # Not registered as a module: the children are ours, the network only knows the order to call them in.
         object.__setattr__(self, "_network", network.requires_grad_(False).eval())
 
     def forward(
@@ -70,8 +67,11 @@ class HostNetwork(nn.Module):
         """
         if control is not None:
             raise ValueError(f"{type(self._network).__name__} takes no ControlNet; remove it from the conditioning.")
-        self._network.sample_dtype = x.dtype
-        return self._network(x, timesteps, encoder_hidden_states=context).sample
+        return self.predict(x, timesteps, context)
+
+    def predict(self, x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+        """The network's answer, [B, C, F, H, W]."""
+        return self._network(x, timesteps, context)
 
 
 class _NoiseStart:
@@ -126,7 +126,7 @@ def model_from_network(
     disable_dynamic: bool = False,
     dtype: torch.dtype | None = None,
 ) -> comfy.model_patcher.ModelPatcher:
-    """An ordinary MODEL around a network of diffusers.
+    """An ordinary MODEL around a network of ``sma/networks``.
 
     Args:
         network: the network's class.

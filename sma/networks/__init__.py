@@ -1,1 +1,1 @@
-"""Video networks the host does not carry, built on diffusers' classes. Diffusers is imported when one is built."""
+"""Video networks the host does not carry. What only one of them needs is imported when that one is built."""

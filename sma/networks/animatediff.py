@@ -6,11 +6,13 @@ import inspect
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .requirement import require
 from .unet3d import swap_operations
 
 # No file says how many heads its temporal attention has; every published motion module has 8.
@@ -47,15 +49,13 @@ def build_unet_motion(
     operations, device, dtype: as in :func:`sma.networks.unet3d.build_unet3d`.
     The module maps (sample [B,C,F,H,W], timestep [B], encoder_hidden_states [B*F,L,D], frames of one video in a row) to an
     object whose `.sample` is [B,C,F,H,W]; it raises ValueError for more frames than `motion_max_seq_length`. Dropout is off for
-    good. The tables of frame positions are float32 whatever the dtype.
+    good. The tables of frame positions are float32 whatever the dtype. ImportError says what to install where diffusers is missing.
 
     One frame passes through the motion modules like any other number: attention over a single token still adds its value and
     feed-forward paths. The original AnimateDiff skips them there, so that one frame is a pass of the image model alone.
     """
-    from diffusers import UNetMotionModel
-
     with torch.device((device or "cpu") if operations is None else "meta"):
-        network = UNetMotionModel.from_config(dict(config))
+        network = _diffusers("unets.unet_motion_model").UNetMotionModel.from_config(dict(config))
     if dtype is not None:
         # nn.Module's own: diffusers' `to` warns about layers to keep in float32, of which this network has none.
         nn.Module.to(network, dtype=dtype)
@@ -70,11 +70,20 @@ def build_unet_motion(
     return network
 
 
+def require_diffusers() -> None:
+    """Return where AnimateDiff can run; ImportError says what to install where it cannot."""
+    _diffusers("unets.unet_motion_model")
+
+
+def _diffusers(module: str) -> ModuleType:
+    return require(f"diffusers.models.{module}", "AnimateDiff")
+
+
 def _renew_positions(network: nn.Module) -> None:
     """Fills the position tables, which a build without weights leaves empty, and guards their length."""
-    from diffusers.models.embeddings import SinusoidalPositionalEmbedding
+    table = _diffusers("embeddings").SinusoidalPositionalEmbedding
 
-    class FramePositions(SinusoidalPositionalEmbedding):
+    class FramePositions(table):
         def forward(self, x: Tensor) -> Tensor:
             frames, most = x.shape[1], self.pe.shape[1]
             if frames > most:
@@ -86,7 +95,7 @@ def _renew_positions(network: nn.Module) -> None:
             return x + self.pe[:, :frames].to(x)
 
     for module in network.modules():
-        if type(module) is SinusoidalPositionalEmbedding:
+        if type(module) is table:
             _, frames, channels = module.pe.shape
             module.pe = frame_positions(frames, channels).to(module.pe.device)
             module.__class__ = FramePositions
@@ -94,13 +103,13 @@ def _renew_positions(network: nn.Module) -> None:
 
 def _call_projections_by_position(network: nn.Module) -> None:
     """diffusers calls these layers as ``proj_in(input=x)``; adapters of any kind look for what a layer is given among its arguments."""
-    from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
+    transformer = _diffusers("unets.unet_motion_model").AnimateDiffTransformer3D
 
     def call(layer: nn.Module, input: Tensor) -> Tensor:
         return nn.Module.__call__(layer, input)
 
     for module in network.modules():
-        if isinstance(module, AnimateDiffTransformer3D):
+        if isinstance(module, transformer):
             for layer in (module.proj_in, module.proj_out):
                 kind = type(layer)
                 layer.__class__ = type(kind.__name__, (kind,), {"__call__": call})
@@ -183,10 +192,9 @@ def unet_motion_config(unet2d_config: Mapping[str, Any], adapter_config: Mapping
     Raises:
         ValueError: the motion module was made for a network of other widths or another depth, or for other latents.
     """
-    from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
-
-    unet = _defaults(UNet2DConditionModel) | unet2d_config
-    adapter = _defaults(MotionAdapter) | adapter_config
+    motion = _diffusers("unets.unet_motion_model")
+    unet = _defaults(_diffusers("unets.unet_2d_condition").UNet2DConditionModel) | unet2d_config
+    adapter = _defaults(motion.MotionAdapter) | adapter_config
     layers = _per_level(adapter["motion_layers_per_block"], adapter)
     for what, found, needed in (
         ("widths", adapter["block_out_channels"], unet["block_out_channels"]),
@@ -198,7 +206,7 @@ def unet_motion_config(unet2d_config: Mapping[str, Any], adapter_config: Mapping
                 f"The motion module has {what} {_listed(found)} and the base model {_listed(needed)}. "
                 "Choose a motion module that was made for this base model."
             )
-    known = _defaults(UNetMotionModel)
+    known = _defaults(motion.UNetMotionModel)
     config = {name: value for name, value in unet.items() if name in known}
     for side, kind in (("down_block_types", "DownBlockMotion"), ("up_block_types", "UpBlockMotion")):
         config[side] = [f"CrossAttn{kind}" if "CrossAttn" in name else kind for name in unet[side]]

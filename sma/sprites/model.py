@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..networks.unet3d import build_unet3d
+from ..networks.unet3d_transformers import TemporalTransformer, TransformerBlock
 from .data import FRAMES, SIZE
 from .prompt import PromptEmbedding
 
@@ -82,33 +82,25 @@ def sampling_sigmas(steps: int) -> Tensor:
 
 
 def build_network(config: Mapping[str, Any], **placing: Any) -> nn.Module:
-    """The UNet3D with frame positions. Keys stay diffusers'; placing: as of `build_unet3d`.
+    """The UNet3D with frame positions; placing: as of `build_unet3d`.
 
     Without positions only the temporal convolutions tell one order of frames from another, and an adapter on temporal
     attention alone has little to work with. As in AnimateDiff's motion modules, sinusoids are added where temporal
     attention begins.
     """
-    from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
-
     network = build_unet3d(config, **placing)
     for module in network.modules():
-        if isinstance(module, TransformerTemporalModel):
-            module.transformer_blocks[0].__class__ = _positioned()
+        if isinstance(module, TemporalTransformer):
+            module.transformer_blocks[0].__class__ = PositionedBlock
     return network
 
 
-@cache
-def _positioned() -> type[nn.Module]:
-    """Diffusers' transformer block, told which frame is which. Made here because diffusers is slow to import."""
-    from diffusers.models.attention import BasicTransformerBlock
+class PositionedBlock(TransformerBlock):
+    """A transformer block that knows which frame is which."""
 
-    class PositionedTransformerBlock(BasicTransformerBlock):
-        def forward(self, hidden_states: Tensor, *args: Any, **options: Any) -> Tensor:
-            frames, width = hidden_states.shape[-2:]
-            table = positions(frames, width, hidden_states.device).to(hidden_states.dtype)
-            return super().forward(hidden_states + table, *args, **options)
-
-    return PositionedTransformerBlock
+    def forward(self, tokens: Tensor, context: Tensor | None = None) -> Tensor:
+        frames, width = tokens.shape[-2:]
+        return super().forward(tokens + positions(frames, width, tokens.device).to(tokens.dtype), context)
 
 
 def positions(frames: int, width: int, device: torch.device | str | None = None) -> Tensor:
@@ -130,7 +122,7 @@ class SpritesModel(nn.Module):
 
     def velocity(self, x: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
         """The network's own output: v = sqrt(ab) noise - sqrt(1-ab) x0 for x = sqrt(ab) x0 + sqrt(1-ab) noise."""
-        return self.unet(x, timestep, encoder_hidden_states=context).sample
+        return self.unet(x, timestep, context)
 
     def denoise(self, x_t: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
         """Clean estimate x0_hat [B,12,F,8,8] from x_t = x0 + sigma noise.

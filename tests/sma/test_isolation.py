@@ -32,6 +32,33 @@ for heavy in ("diffusers", "pytorch_wavelets", "transformers"):
 sys.stdout.write("\\n".join(names))
 """
 
+# What requirements.txt installs has to be enough for these.
+WITHOUT_DIFFUSERS = f"""
+import sys
+
+for library in ("diffusers", "transformers", "huggingface_hub"):
+    sys.modules[library] = None
+sys.path.insert(0, {str(ROOT)!r})
+import torch
+from sma.networks.animatediff import unet_motion_config
+from sma.networks.unet3d import build_unet3d
+from sma.sprites.model import latent_shape, load_sprites
+
+model = load_sprites()
+context = model.prompt.encode(["red square on plain"])
+loss = model.denoise(torch.randn(latent_shape(1)), torch.ones(1), context).square().mean()
+loss.backward()
+assert model.unet.conv_in.weight.grad.abs().max() > 0
+small = {{"block_out_channels": [8], "down_block_types": ["DownBlock3D"], "up_block_types": ["UpBlock3D"], "norm_num_groups": 4,
+         "attention_head_dim": 4, "cross_attention_dim": 6, "layers_per_block": 1, "fps_cond": True}}
+video = build_unet3d(small)(torch.randn(1, 4, 2, 4, 4), torch.tensor([3]), torch.randn(1, 2, 6))
+assert video.shape == (1, 4, 2, 4, 4)
+try:
+    unet_motion_config({{}}, {{}})
+except ImportError as error:
+    sys.stdout.write(str(error))
+"""
+
 
 def absolute_imports(path: Path) -> set[str]:
     """Modules that a file imports, wherever in it, by absolute name."""
@@ -52,6 +79,21 @@ def test_all_of_sma_imports_without_the_host_and_without_heavy_libraries(tmp_pat
     done = subprocess.run([sys.executable, "-c", IMPORT_ALL], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert {"sma.losses", "sma.prediction", "sma.residuals", "sma.spectral", "sma.wavelets"} <= set(done.stdout.split())
+
+
+def test_sprites_and_unet3d_run_without_diffusers_and_animatediff_says_what_it_needs(tmp_path):
+    done = subprocess.run([sys.executable, "-c", WITHOUT_DIFFUSERS], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("AnimateDiff needs diffusers, which is not installed. Run ")
+
+
+def test_only_one_function_asks_for_diffusers():
+    found = {path.name for room in ("sma", "nodes") for path in python_files(room) if _imports_diffusers(path)}
+    assert found == set()
+
+
+def _imports_diffusers(path: Path) -> bool:
+    return any(name.partition(".")[0] in ("diffusers", "transformers") for name in absolute_imports(path))
 
 
 @pytest.mark.parametrize("path", python_files("sma"), ids=lambda path: str(path.relative_to(ROOT)))

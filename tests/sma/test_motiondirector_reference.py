@@ -64,7 +64,7 @@ def forward(case):
         adapter.enable(**{group: group in groups for group in adapter.groups})
         with image_pass(network):
             x = tensors["latents"][:, :, :frames]
-            return network(x, about["params"]["t"], encoder_hidden_states=tensors["context"]).sample
+            return network(x, torch.tensor([about["params"]["t"]]), tensors["context"])
 
     return run
 
@@ -95,7 +95,7 @@ def test_one_frame_through_the_temporal_layers_is_another_picture(case, forward)
     adapter.enable(**dict.fromkeys(adapter.groups, False))
     with torch.no_grad():
         x = tensors["latents"][:, :, :1]
-        through = network(x, about["params"]["t"], encoder_hidden_states=tensors["context"]).sample
+        through = network(x, torch.tensor([about["params"]["t"]]), tensors["context"])
     assert (through - tensors["base_1"]).abs().max() > 1e-2
     assert not network._forward_pre_hooks
 

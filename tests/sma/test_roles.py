@@ -59,7 +59,7 @@ def wan() -> nn.Module:
 
 
 def below(network: nn.Module, class_name: str) -> set[str]:
-    """Linear and convolution layers inside modules of one of diffusers' classes."""
+    """Linear and convolution layers inside modules of a class."""
     return {
         f"{outer}.{inner}"
         for outer, module in network.named_modules()
@@ -70,12 +70,12 @@ def below(network: nn.Module, class_name: str) -> set[str]:
 
 
 def test_motion_layers_of_a_unet3d_are_exactly_those_that_see_several_frames(unet):
-    transformers, convolutions = below(unet, "TransformerTemporalModel"), below(unet, "TemporalConvLayer")
+    transformers, convolutions = below(unet, "TemporalTransformer"), below(unet, "TemporalConvolution")
     motion = layers_of(unet, "motion")
     assert set(motion) == transformers | convolutions
     assert set(layers_of(unet, "temporal convolution")) == convolutions
     assert {type(unet.get_submodule(name)) for name in convolutions} == {nn.Conv3d}
-    assert not set(motion) & below(unet, "Transformer2DModel")
+    assert not set(motion) & below(unet, "SpatialTransformer")
 
 
 def test_role_counts_of_the_sprites_network(unet):
@@ -214,7 +214,7 @@ def test_frames_meet_only_in_the_motion_layers_of_a_unet3d():
     changed[:, :, -1] += 1
 
     def first_frame(sample: torch.Tensor) -> torch.Tensor:
-        return network(sample, torch.tensor([500]), encoder_hidden_states=torch.zeros(1, 2, 32)).sample[:, :, 0]
+        return network(sample, torch.tensor([500]), torch.zeros(1, 2, 32))[:, :, 0]
 
     motion = [network.get_submodule(name) for name in layers_of(network, "motion")]
     for layer in motion:

@@ -90,13 +90,13 @@ def test_frames_have_positions_where_temporal_attention_begins(model: SpritesMod
     attention = model.unet.down_blocks[0].temp_attentions[0]
     frames = torch.randn(1, 32, 4, 4, generator=torch.Generator().manual_seed(5)).expand(4, -1, -1, -1)
     with torch.no_grad():
-        out = attention(frames, num_frames=4).sample
+        out = attention(frames, 4)
     # Equal frames come out different, which attention without positions could not do.
     assert (out[0] - out[1]).abs().max() > 1e-3
     seen = []
     hook = attention.transformer_blocks[0].norm1.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     with torch.no_grad():
-        attention(frames, num_frames=4)
+        attention(frames, 4)
     hook.remove()
     added = (seen[0] - seen[0][:, :1])[0, 2]
     angles = [2 * 10000.0 ** (-2 * (k // 2) / len(added)) for k in range(len(added))]

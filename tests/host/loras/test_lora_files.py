@@ -81,12 +81,13 @@ def test_core_reads_the_lora_keys_that_diffusers_writes_and_so_do_we(unet, lora_
 
 def test_peft_itself_puts_it_on_diffusers_unet3d(unet, lora_folder):
     """diffusers 0.42 has no LoRA loader for UNet3DConditionModel; PEFT, on which its loaders stand, reads the file."""
+    from diffusers import UNet3DConditionModel
+
     peft = pytest.importorskip("peft")
     lora = motion_lora(unet)
     tensors = load_file(saved(unet, lora_folder, lora, "diffusers (PEFT)"))
-    module = unet.host.module("sma.networks.unet3d")
     host_network = unet.model.model.diffusion_model
-    network = module.build_unet3d(host_network._network.config)
+    network = UNet3DConditionModel.from_config(host_network._network.config).eval()
     network.load_state_dict({key: value.clone() for key, value in host_network.state_dict().items()})
     names = [key.removeprefix("unet.").removesuffix(".lora_A.weight") for key in tensors if "lora_A" in key]
     ranks = {f"^{name}": tensors[f"unet.{name}.lora_A.weight"].shape[0] for name in names}
@@ -108,7 +109,7 @@ def test_peft_itself_puts_it_on_diffusers_unet3d(unet, lora_folder):
     for name, update in unet.host.module("sma.lora_formats").updates_of(lora).items():
         delta = update.scale * update.up.flatten(1) @ update.down.flatten(1)
         merged[f"{name}.weight"] = merged[f"{name}.weight"] + delta.reshape(merged[f"{name}.weight"].shape)
-    network = module.build_unet3d(host_network._network.config)
+    network = UNet3DConditionModel.from_config(host_network._network.config).eval()
     network.load_state_dict({key: value.clone() for key, value in merged.items()})
     assert distance(with_peft, answer()) <= 1e-4
     assert distance(with_peft, base) > 1e-2
