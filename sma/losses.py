@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .checks import check_option, check_weight
 from .loss_functions import Over, Space, anchor_debiased, denoising, draw_anchors, residual_cosine, signal_share
-from .masks import between_frames, frame_mask
+from .masks import check_shows_motion
 from .prediction import Prediction
 from .spectral import GlobalTransform, LocalTransform, SpectralSettings
 
@@ -136,7 +136,7 @@ class SpectralLocal(_Spectral):
 
 @dataclass(frozen=True)
 class FunctionTerm(LossTerm):
-    """A plain function of the prediction, [B], as a term."""
+    """A plain function of the prediction, [B], as a term; a mask is for the function to heed."""
 
     function: Callable[[Prediction], Tensor]
 
@@ -267,12 +267,8 @@ class MotionLoss:
         Raises:
             ValueError: a term compares frames, and the mask shows nothing in two frames that follow each other.
         """
-        moving = [term.name for term in self.terms if term.term.needs_motion]
-        if mask is not None and moving and not between_frames(frame_mask(mask, x0)).any():
-            raise ValueError(
-                f"The mask shows no place in two frames that follow each other, which {', '.join(moving)} compares. "
-                "Widen the mask, or leave the term out."
-            )
+        if mask is not None:
+            check_shows_motion(mask, x0, [term.name for term in self.terms if term.term.needs_motion])
         return replace(self, terms=tuple(replace(term, term=term.term.bind(x0, mask=mask)) for term in self.terms))
 
     def __call__(self, p: Prediction, generator: torch.Generator) -> dict[str, Tensor]:

@@ -41,6 +41,19 @@ def between_frames(mask: Tensor) -> Tensor:
     return torch.minimum(mask[:, :, 1:], mask[:, :, :-1])
 
 
+def check_shows_motion(mask: Tensor, clip: Tensor, names: list[str]) -> None:
+    """Refuse a mask under which terms that compare frames have nothing to compare.
+
+    Raises:
+        ValueError: it shows nothing in two frames of the clip that follow each other; names the terms.
+    """
+    if names and not between_frames(frame_mask(mask, clip)).any():
+        raise ValueError(
+            f"The mask shows no place in two frames that follow each other, which {', '.join(names)} compares. "
+            "Widen the mask, or leave the term out."
+        )
+
+
 def inside(x: Tensor, mask: Tensor) -> Tensor:
     """Multiply by a mask, with 0 outside whatever is there: 0 times infinity is NaN, and -0 has another angle than 0."""
     return torch.where(mask > 0, x * mask, 0)

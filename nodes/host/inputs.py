@@ -6,6 +6,7 @@ from typing import Any
 
 import comfy.model_sampling
 import torch
+from comfy.ldm.hunyuan_video.model import HunyuanVideo
 from torch import Tensor
 
 from ...sma.prediction import Kind
@@ -129,6 +130,30 @@ def _check_entry(text: Tensor, extra: dict[str, Any], latent: Tensor) -> None:
             f"The start image is conditioned for {_size(image)} and the clip is {_size(latent)}. "
             "Give both the same length, width and height."
         )
+
+
+def ask(model_wrap: Any, x: Tensor, sigma: Tensor, extra_args: dict[str, Any]) -> Tensor:
+    """The answer of a guider to noised clips [B, C, F, H, W], one by one where the host's network takes no more at a time.
+
+    The host writes the attention mask of HunyuanVideo's prompt into a table for one sample, and fails on several.
+
+    Raises:
+        ValueError: the conditioning holds other things for each of them.
+    """
+    held = [entry["model_conds"] for entry in model_wrap.conds["positive"]]
+    alone = isinstance(model_wrap.inner_model.diffusion_model, HunyuanVideo) and any(
+        "attention_mask" in c for c in held
+    )
+    if not alone or x.shape[0] == 1:
+        return model_wrap(x, sigma, **extra_args)
+    for name, tensor in ((name, getattr(cond, "cond", None)) for conds in held for name, cond in conds.items()):
+        if isinstance(tensor, Tensor) and tensor.ndim and tensor.shape[0] > 1:
+            raise ValueError(
+                f"HunyuanVideo takes a prompt with padding for one video at a time, and its {name} holds {tensor.shape[0]}. "
+                "Set batch_size to 1, or take one clip."
+            )
+    samples = zip(x.split(1), sigma.split(1), strict=True)
+    return torch.cat([model_wrap(clip, level, **extra_args) for clip, level in samples])
 
 
 def kind_of(model_sampling: Any) -> Kind:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...sma.inversion import OnStep, ddim_invert, ddim_timesteps, flow_invert
-from .inputs import check_latent, kind_of
+from .inputs import ask, check_latent, kind_of
 
 # Of flow models' levels: the even spacing, before the model's shift, that their workflows sample with.
 _FLOW_SCHEDULER = "simple"
@@ -73,7 +73,7 @@ class _InversionSampler(comfy.samplers.Sampler):
 
         def slope(x_s: Tensor, sigma: float) -> Tensor:
             """d x_s / d s: the noise of eps, v and x0 networks, the velocity of flow ones."""
-            x0_hat = model_wrap(x_s, x_s.new_full(x_s.shape[:1], sigma), **extra_args)
+            x0_hat = ask(model_wrap, x_s, x_s.new_full(x_s.shape[:1], sigma), extra_args)
             return (x_s - x0_hat.float()) / sigma
 
         if kind_of(schedule) == "flow":

@@ -15,7 +15,7 @@ from ...sma.prediction import Kind
 from .attention import differentiable_attention
 from .compiled import uncompiled
 from .gradients import differentiable
-from .inputs import check_conditioning, check_latent, check_patches, kind_of
+from .inputs import ask, check_conditioning, check_latent, check_patches, kind_of
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,8 @@ class _TrainingSampler(comfy.samplers.Sampler):
                         )
                     model_wrap.conds = {"positive": [entry]}
                     if not given:
-                        return model_wrap(x_t, sigma, **extra_args).float()
-                    x0_hat = model_wrap(x_t * own_mask + own * (1 - own_mask), sigma, **extra_args).float()
+                        return ask(model_wrap, x_t, sigma, extra_args).float()
+                    x0_hat = ask(model_wrap, x_t * own_mask + own * (1 - own_mask), sigma, extra_args).float()
                     return x0_hat * own_mask + own * (1 - own_mask)
 
                 return denoise

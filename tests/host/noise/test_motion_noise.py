@@ -72,7 +72,9 @@ def test_single_videos_of_a_batch_keep_their_noise(sprites, inverted):
     noise = sprites.noise(inverted, **{"method": "temporal bands", "levels": 2})
     both = noise.generate_noise({"samples": torch.zeros(2, 12, 8, 8, 8), "batch_index": [0, 3]})
     last = noise.generate_noise({"samples": torch.zeros(1, 12, 8, 8, 8), "batch_index": [3]})
-    assert torch.equal(both[1:], last) and not torch.equal(both[:1], last)
+    # To rounding: a matrix product of two samples need not add up in the order of one.
+    torch.testing.assert_close(both[1:], last, rtol=0, atol=1e-5)
+    assert (both[:1] - last).abs().max() > 0.1
 
 
 def test_a_blend_starts_a_video_nearer_to_the_clip_than_fresh_noise(sprites):
