@@ -214,6 +214,7 @@ def serve(
     host: Path,
     *,
     base: Path | None = None,
+    pack: bool = True,
     port: int | None = None,
     flags: Sequence[str] = (),
     timeout: float = 180,
@@ -221,7 +222,7 @@ def serve(
     """A running server with the pack installed, on 127.0.0.1; it is stopped however the block ends.
 
     base: its base directory (custom_nodes, models, input, output, user); without one a temporary folder is used and
-    removed. flags: further options of the host's main.py.
+    removed. pack: False leaves custom_nodes as it is. flags: further options of the host's main.py.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(unwind_on_signals())
@@ -229,7 +230,8 @@ def serve(
             base = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
         for name in ("custom_nodes", "models", "input", "output", "user"):
             (base / name).mkdir(parents=True, exist_ok=True)
-        install_pack(base)
+        if pack:
+            install_pack(base)
         port = port or _free_port()
         command = [python, host / "main.py", *FLAGS, "--port", port, "--base-directory", base]
         command += ["--user-directory", base / "user", "--database-url", "sqlite:///:memory:", *flags]
