@@ -72,8 +72,8 @@ def enter() -> None:
 
 def _pytest(python: Path, arguments: list[str]) -> tuple[int, str, Counter[str]]:
     """Run pytest in its own process, show what it prints; returns (exit status, its closing line, skipped tests by reason)."""
-    # -P keeps the repository root off sys.path, where it would shadow the host's modules.
-    command = [str(python), "-P", "-m", "pytest", "-q", "-rfEs", *arguments]
+    # -I keeps the repository root off sys.path, where it would shadow the host's modules.
+    command = [str(python), "-I", "-m", "pytest", "-q", "-rfEs", *arguments]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     closing, skipped = "", Counter()
     with unwind_on_signals():

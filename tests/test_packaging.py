@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
+import venv
 import zipfile
 from pathlib import Path
 
@@ -21,8 +21,29 @@ import harness  # noqa: E402
 import make_templates  # noqa: E402
 
 SHIPPED_FILES = {"LICENSE", "README.md", "__init__.py", "pyproject.toml", "requirements.txt"}
-# docs and benchmarks: the pictures and the table the README links to.
-SHIPPED_FOLDERS = {"benchmarks", "clips", "docs", "nodes", "sma", "web", "workflows"}
+SHIPPED_FOLDERS = {"clips", "nodes", "sma", "web", "workflows"}
+LARGEST_ARCHIVE = 8_000_000  # bytes
+# What is installed beside a host, old and new, without and with the diffusers of another pack.
+OLD_HOST = {
+    "torch": "2.8.0",
+    "numpy": "1.26.4",
+    "transformers": "4.57.3",
+    "huggingface-hub": "0.36.2",
+    "safetensors": "0.6.2",
+}
+NEW_HOST = {
+    "torch": "2.13.0",
+    "numpy": "2.4.6",
+    "transformers": "5.24.0",
+    "huggingface-hub": "2.4.0",
+    "safetensors": "0.8.0",
+}
+HOST_ENVIRONMENTS = {
+    "old": OLD_HOST,
+    "new": NEW_HOST,
+    "old with diffusers": OLD_HOST | {"diffusers": "0.35.2"},
+    "new with diffusers": NEW_HOST | {"diffusers": "0.42.1"},
+}
 # The host looks for templates in all of these, but serves the files of only the first one it finds.
 TEMPLATE_FOLDERS = {"example_workflows", "example", "examples", "workflow", "workflows"}
 
@@ -66,6 +87,7 @@ def test_the_archive_holds_the_pack_and_nothing_else(published, tmp_path):
     top = {name.partition("/")[0] for name in names}
     assert top == SHIPPED_FILES | SHIPPED_FOLDERS
     assert {name for name in names if "/" not in name} == SHIPPED_FILES
+    assert archive.stat().st_size <= LARGEST_ARCHIVE
     # What the tests' servers run is what users get.
     assert names == {file.as_posix() for file in harness.shipped_files()}
 
@@ -81,10 +103,72 @@ def test_the_templates_are_what_their_script_writes():
     assert committed == written, "run `python scripts/harness.py run scripts/make_templates.py`"
 
 
+def project() -> str:
+    """pyproject.toml, as text: Python 3.10 has no reader for it."""
+    return (ROOT / "pyproject.toml").read_text()
+
+
+def requirements() -> list[str]:
+    return (ROOT / "requirements.txt").read_text().split()
+
+
 def test_both_lists_of_requirements_agree():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
-    assert sorted(lines) == sorted(project["dependencies"])
+    dependencies = json.loads(re.search(r"^dependencies = (\[.*\])$", project(), re.MULTILINE)[1])
+    assert sorted(requirements()) == sorted(dependencies)
+
+
+def test_requirements_leave_the_hosts_own_packages_and_newer_ones_alone():
+    """An upper bound downgrades what another pack brought, a package of the host's may bring versions that the host cannot read."""
+    for line in requirements():
+        assert re.fullmatch(r"[\w-]+>=[\d.]+", line), line
+        assert line.partition(">")[0].lower() not in {*NEW_HOST, "diffusers", "accelerate", "peft"}, line
+
+
+@pytest.fixture(params=HOST_ENVIRONMENTS)
+def environment(request, tmp_path) -> tuple[str, dict[str, str]]:
+    """(interpreter, versions by package) of an environment that holds, for pip and uv, a host's packages."""
+    there = HOST_ENVIRONMENTS[request.param]
+    venv.create(tmp_path / "environment", with_pip=False)
+    python = (
+        next((tmp_path / "environment").glob("bin/python"))
+        if os.name != "nt"
+        else tmp_path / "environment/Scripts/python.exe"
+    )
+    site_packages = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    for name, version in there.items():
+        record = Path(site_packages) / f"{name.replace('-', '_')}-{version}.dist-info"
+        record.mkdir(parents=True)
+        (record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        (record / "RECORD").write_text("")
+    return str(python), there
+
+
+def test_installing_the_requirements_changes_no_package_of_a_host(environment, tmp_path):
+    python, there = environment
+    report = tmp_path / "report.json"
+    options = ["--dry-run", "--quiet", "--report", str(report), "-r", "requirements.txt"]
+    result = tool(sys.executable, "-m", "pip", "--python", python, "install", *options)
+    assert result.returncode == 0, result.stderr
+    plan = [item["metadata"] for item in json.loads(report.read_text())["install"]]
+    planned = {item["name"].lower().replace("_", "-"): item["version"] for item in plan}
+    assert {"pytorch-wavelets", "pywavelets"} <= planned.keys()
+    assert not planned.keys() & there.keys(), planned
+
+
+def test_nor_does_manager_which_installs_line_by_line_with_uv(environment):
+    python, there = environment
+    for line in requirements():
+        result = tool("uv", "pip", "install", "--dry-run", "--python", python, line)
+        assert result.returncode == 0, result.stderr
+        changes = re.findall(r"^ ([-+~]) ([\w-]+)==", result.stderr, re.MULTILINE)
+        assert changes, result.stderr
+        assert {sign for sign, _ in changes} == {"+"}, result.stderr
+        assert not {name for _, name in changes} & there.keys(), result.stderr
 
 
 @pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=" ".join)

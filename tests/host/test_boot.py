@@ -33,5 +33,5 @@ assert asyncio.run(nodes.load_custom_node({str(harness.ROOT)!r}))
 print(*sorted(set(sys.modules) - before))
 """
     python, _ = harness.ensure_environment()
-    new = subprocess.run([python, "-P", "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    new = subprocess.run([python, "-I", "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert [name for name in new if name.partition(".")[0] in ("diffusers", "transformers")] == []
