@@ -8,6 +8,8 @@ from typing_extensions import override
 from .animatediff import LoadAnimateDiffModel
 from .clip import EmptyVideoLatent, LoadMotionClip
 from .configs import LoadOfficialConfig
+from .host.choices import check_choices
+from .host.clips import serve_examples
 from .inversion import InvertClip
 from .losses import AlignmentLoss, SpectralLoss
 from .noise import MotionNoise
@@ -18,26 +20,35 @@ from .text_to_video import LoadTextToVideoModel
 from .train import TrainMotionLoRA
 from .wear import LoadMotionLoRA
 
+NODES = [
+    check_choices(node)
+    for node in (
+        LoadMotionClip,
+        EmptyVideoLatent,
+        MotionResiduals,
+        LoadSpritesModel,
+        LoadTextToVideoModel,
+        LoadAnimateDiffModel,
+        AlignmentLoss,
+        SpectralLoss,
+        LoadOfficialConfig,
+        TrainMotionLoRA,
+        SaveMotionLoRA,
+        LoadMotionLoRA,
+        InvertClip,
+        MotionNoise,
+    )
+]
+
 
 class SpectralMotionExtension(ComfyExtension):
     @override
+    async def on_load(self) -> None:
+        serve_examples()
+
+    @override
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [
-            LoadMotionClip,
-            EmptyVideoLatent,
-            MotionResiduals,
-            LoadSpritesModel,
-            LoadTextToVideoModel,
-            LoadAnimateDiffModel,
-            AlignmentLoss,
-            SpectralLoss,
-            LoadOfficialConfig,
-            TrainMotionLoRA,
-            SaveMotionLoRA,
-            LoadMotionLoRA,
-            InvertClip,
-            MotionNoise,
-        ]
+        return NODES
 
 
 async def comfy_entrypoint() -> SpectralMotionExtension:

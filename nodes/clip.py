@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,42 +10,12 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..sma.clip import ClipRequest, read_clip, write_video
-from ..sma.film import ANIMATION_SUFFIXES, IMAGE_SUFFIXES, image_files
+from ..sma.film import image_files
+from .host import clips
 from .host.progress import say
 from .host.rules import family_of_model
 from .host.vae import frame_counts, nearest_side, what_it_leaves_out
 from .snap import read_snapped
-
-# Not named "examples": the host would look for workflow templates there.
-_EXAMPLES = Path(__file__).resolve().parents[1] / "clips"
-_EXAMPLE_MARK = " [example]"
-
-
-def _choices() -> list[str]:
-    """Videos, animated images and folders of images right under input/, then the pack's own clips."""
-    folder = Path(folder_paths.get_input_directory())
-    entries = sorted(folder.iterdir()) if folder.is_dir() else []
-    videos = set(folder_paths.filter_files_content_types([e.name for e in entries if e.is_file()], ["video"]))
-    files = [e.name for e in entries if e.name in videos or (e.is_file() and e.suffix.lower() in ANIMATION_SUFFIXES)]
-    folders = [f"{e.name}/" for e in entries if e.is_dir() and _holds_images(e)]
-    return files + folders + sorted(_examples())
-
-
-def _holds_images(folder: Path) -> bool:
-    """Stops at the second image: the host asks for this list often, and the folder may hold thousands."""
-    if not os.access(folder, os.R_OK | os.X_OK):
-        return False
-    images = (entry for entry in folder.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES)
-    return len(list(islice(images, 2))) == 2
-
-
-def _examples() -> dict[str, Path]:
-    return {path.name + _EXAMPLE_MARK: path for path in _EXAMPLES.glob("*.mp4")}
-
-
-def _path(file: str) -> Path:
-    """The clip of this name; never one outside the host's folders or the pack's examples (ValueError)."""
-    return _examples().get(file) or Path(folder_paths.get_annotated_filepath(file))
 
 
 class LoadMotionClip(io.ComfyNode):
@@ -63,7 +31,7 @@ class LoadMotionClip(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=_choices(),
+                    options=clips.choices(),
                     upload=io.UploadType.video,
                     tooltip="A video, or a gif, a webp or a folder of images (ends in /) that you copied into ComfyUI's "
                     "input folder. [example] clips come with this pack.",
@@ -173,18 +141,20 @@ class LoadMotionClip(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, file: str | None, timing: Any = None) -> bool | str:
-        # The host hands every DynamicCombo over, asked for or not; a linked file arrives as None.
-        if file is None or file in _examples() or folder_paths.exists_annotated_filepath(file):
-            return True
-        return f"There is no clip {file!r} in ComfyUI's input folder. Pick or upload one."
+    def validate_inputs(cls, file: str | None = None, *, timing: Any = None) -> bool | str:
+        # A linked file arrives as None. The host hands every DynamicCombo over, asked for or not, and repeats the message for each
+        # positional argument.
+        try:
+            return file is None or bool(clips.find(file))
+        except ValueError as error:
+            return str(error)
 
     @classmethod
     def fingerprint_inputs(cls, file: str | None, **_: Any) -> list[tuple[str, int]]:
         if file is None:  # linked: what feeds it decides whether to run again
             return []
         try:
-            path = _path(file)
+            path = clips.find(file)
             files = image_files(path) if path.is_dir() else [path]
             return [(entry.name, entry.stat().st_mtime_ns) for entry in files]
         except (OSError, ValueError):  # gone or out of bounds, which execute tells the user
@@ -214,7 +184,7 @@ class LoadMotionClip(io.ComfyNode):
             crop=crop,
             folder_fps=folder_fps,
         )
-        path = _path(file)
+        path = clips.find(file)
         clip = read_clip(path, request) if model is None else read_snapped(path, request, family_of_model(model))
         report = clip.report
         if vae is not None and (left_out := what_it_leaves_out(vae, *clip.frames.shape[:3])):

@@ -9,6 +9,7 @@ import yaml
 from comfy_api.latest import io
 
 from ..sma.configs import official_config
+from .host.paths import chosen_path
 from .host.progress import say
 from .types import MotionLossSocket
 
@@ -61,7 +62,7 @@ class LoadOfficialConfig(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, file: str | None = None) -> bool | str:
-        if file is None or folder_paths.exists_annotated_filepath(file):
+        if file is None or ((path := chosen_path(file)) and path.is_file()):
             return True
         return f"There is no config {file!r} in ComfyUI's input folder. Put the .yml file there and pick it."
 

@@ -16,6 +16,7 @@ from ..sma.losses import MotionLoss
 from ..sma.training import train
 from .host import paths
 from .host.graph import fps_behind, prompt_behind
+from .host.loss_map import loss_map
 from .host.memory import estimate
 from .host.progress import say
 from .host.training import HostDenoiser, run_in_training
@@ -40,7 +41,10 @@ class TrainMotionLoRA(io.ComfyNode):
                 io.LoraModel.Output(
                     display_name="lora", tooltip="To Load LoRA Model, Save LoRA Weights or Save Motion LoRA."
                 ),
-                io.LossMap.Output(display_name="loss_map", tooltip="To Plot Loss Graph."),
+                io.LossMap.Output(
+                    display_name="loss_map",
+                    tooltip="To Plot Loss Graph, which is left out where all losses are the same, as after one step.",
+                ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
@@ -123,4 +127,4 @@ class TrainMotionLoRA(io.ComfyNode):
             noise_mask=latent.get("noise_mask"),
             checkpoint=options.checkpointing,
         )
-        return io.NodeOutput(lora, {"loss": losses})
+        return io.NodeOutput(lora, loss_map(losses))

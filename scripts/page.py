@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,24 +45,52 @@ def _drive(job: dict[str, Any], timeout: float) -> dict[str, Any]:
     return json.loads(result.stdout.splitlines()[-1])
 
 
+Widgets = Sequence[tuple[str, str, Any]]
+
+
 def run_template(
-    client: Client, name: str, *, pack: str = PACK_FOLDER, queue: bool = True, timeout: float = 1200
+    client: Client,
+    name: str,
+    *,
+    pack: str = PACK_FOLDER,
+    queue: bool = True,
+    vue: bool = False,
+    widgets: Widgets = (),
+    again: Sequence[Widgets] = (),
+    timeout: float = 1200,
 ) -> dict[str, Any]:
     """Open a template from the page's template browser and queue it there, or only open it.
 
+    vue: nodes drawn by Nodes 2.0 instead of the classic canvas. widgets: (node type, widget name, value) set before the run; again: those
+    of further runs, where "reload" reloads the page first. timeout: seconds each prompt may run.
+
     Returns {"event": "execution_success" | "execution_error" | "execution_interrupted" | "refused" | "timeout" | "opened",
     "detail": that event's data, "nodes": the node types of the graph, "problems": what page or console complained
-    about}; leaves a screenshot in .harness/screenshots. timeout: seconds the prompt may run.
+    about, and failed requests, "runs": event, detail and types of the "cached" nodes of each}; leaves a screenshot in .harness/screenshots.
     """
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    screenshot = SCREENSHOTS / f"{name}.png"
+    screenshot = SCREENSHOTS / f"{name}{'-2.0' if vue else ''}.png"
     job = {"action": "run", "url": client.url, "pack": pack, "template": name, "screenshot": str(screenshot)}
-    return _drive(job | {"queue": queue, "timeout": timeout}, timeout + 300)
+    job |= {"queue": queue, "vue": vue, "widgets": widgets, "again": again, "timeout": timeout}
+    return _drive(job, timeout + 300)
+
+
+def tour(
+    client: Client, templates: Sequence[str], *, pack: str = PACK_FOLDER, vue: bool = False, screenshots: bool = True
+) -> dict[str, dict[str, Any]]:
+    """Open templates one after the other, in one page, and show previews of every kind on the pack's nodes.
+
+    Returns by template {"problems", "nodes" as in run_template, "models": files the page misses {name, directory, url}, "film":
+    width and height of a film that is shown, or None, "prompt": what the page would queue afterwards}.
+    """
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    job = {"action": "tour", "url": client.url, "pack": pack, "templates": list(templates), "vue": vue}
+    return _drive(job | {"screenshots": str(SCREENSHOTS) if screenshots else None}, 900)["sights"]
 
 
 def api_format(client: Client, workflows: list[Path]) -> list[dict[str, Any]]:
     """UI-format workflow files as prompts in API format, just as the page would queue them."""
-    job = {"action": "convert", "url": client.url, "workflows": [str(path) for path in workflows]}
+    job = {"action": "convert", "url": client.url, "vue": False, "workflows": [str(path) for path in workflows]}
     result = _drive(job, 300)
     if result["problems"]:
         raise HarnessError("The page complained:\n" + "\n".join(result["problems"]))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from template_parts import Method, Start, one_line_a_paragraph
-from templates_of_unets import UNETS
+from templates_of_unets import UNETS, family_files
 
 ZEROSCOPE = next(backbone for backbone in UNETS if backbone.name == "zeroscope")
-FILES = "cerspense/zeroscope_v2_576w as models/diffusers/zeroscope_v2_576w, folder for folder."
+FILES = family_files("cerspense/zeroscope_v2_576w", "zeroscope_v2_576w")
 # Both methods' published code draws all noise levels alike and decays weights.
 AS_PUBLISHED = {"noise_low": 0.0, "noise_high": 1.0, "noise_bias": 1.0, "weight_decay": 0.01}
 DEBIASED = {"method": "debiased (MotionDirector)", "method.beta": 1.0}

@@ -5,51 +5,57 @@ from __future__ import annotations
 from template_parts import HUB, Backbone, Loader, Model, note
 
 DDIM = {"sampler_name": "ddim", "scheduler": "ddim_uniform"}
-
-
-def repository(name: str, files: tuple[str, ...], folder: str) -> tuple[Model, ...]:
-    """Files of a model repository under models/diffusers."""
-    models = []
-    for file in files:
-        parent, _, base = file.rpartition("/")
-        directory = f"diffusers/{folder}/{parent}".rstrip("/")
-        models.append(Model(base, f"{HUB}/{name}/resolve/main/{file}", directory))
-    return tuple(models)
-
-
-def text_to_video_folder(folder: str, models: tuple[Model, ...]) -> Loader:
-    widgets = {"source": "diffusers folder", "source.folder": folder, "weights": "float16", "fps": 24.0}
-    return Loader("SMA_LoadTextToVideoModel", widgets, ("MODEL", "CLIP", "VAE"), models)
-
-
-PICKLED = (
-    "model_index.json",
-    "scheduler/scheduler_config.json",
-    "text_encoder/config.json",
-    "text_encoder/pytorch_model.bin",
-    "unet/config.json",
-    "unet/diffusion_pytorch_model.bin",
-    "vae/config.json",
-    "vae/diffusion_pytorch_model.bin",
+FAMILY = "ali-vilab/text-to-video-ms-1.7b"
+# Of a loader's files the page offers those whose names are widget values, and those of one name only once. Names without a folder mean
+# the same on Windows.
+TEXT_ENCODER = Model(
+    "modelscope_t2v_text_encoder_fp16.safetensors",
+    f"{HUB}/{FAMILY}/resolve/main/text_encoder/model.fp16.safetensors",
+    "text_encoders",
 )
-HALF = (
-    "model_index.json",
-    "scheduler/scheduler_config.json",
-    "text_encoder/config.json",
-    "text_encoder/model.fp16.safetensors",
-    "unet/config.json",
-    "unet/diffusion_pytorch_model.fp16.safetensors",
-    "vae/config.json",
-    "vae/diffusion_pytorch_model.fp16.safetensors",
+VAE = Model(
+    "modelscope_t2v_vae_fp16.safetensors",
+    f"{HUB}/{FAMILY}/resolve/main/vae/diffusion_pytorch_model.fp16.safetensors",
+    "vae",
 )
+
+
+def text_to_video(name: str, url: str) -> Loader:
+    """Loads a UNet of the family, of this name, with the text encoder and the VAE that all of them share."""
+    unet = Model(name, f"{HUB}/{url}", "diffusion_models")
+    widgets = {
+        "source": "single files",
+        "source.diffusion_model": unet.name,
+        "source.text_encoder": TEXT_ENCODER.name,
+        "source.vae": VAE.name,
+        "source.prediction": "epsilon",
+        "weights": "float16",
+        "fps": 24.0,
+    }
+    return Loader("SMA_LoadTextToVideoModel", widgets, ("MODEL", "CLIP", "VAE"), (unet, TEXT_ENCODER, VAE))
+
+
+def family_files(unet: str, folder: str = "") -> str:
+    """What the note says about the three files, and about the folder in models/diffusers that takes the whole model."""
+    both = f"text encoder and VAE of {FAMILY}, which all of this family share"
+    three = f"UNet, {both}" if unet == FAMILY else f"the UNet of {unet}, {both}"
+    whole = (
+        f" Or copy the whole of {unet} to models/diffusers/{folder} and choose *diffusers folder*." if folder else ""
+    )
+    return (
+        f"the page offers all three: {three}. Rename what you download to the name that the loader shows, and press R once it lies in the "
+        f"folder that the page names.{whole}"
+    )
 
 
 UNETS: tuple[Backbone, ...] = (
     Backbone(
         name="zeroscope",
         loaders=(
-            text_to_video_folder(
-                "zeroscope_v2_576w", repository("cerspense/zeroscope_v2_576w", PICKLED, "zeroscope_v2_576w")
+            # Published as .bin only, for which the page has no download button; .pth is the same format.
+            text_to_video(
+                "zeroscope_v2_576w_unet.pth",
+                "cerspense/zeroscope_v2_576w/resolve/main/unet/diffusion_pytorch_model.bin",
             ),
         ),
         size=(576, 320),
@@ -59,7 +65,7 @@ UNETS: tuple[Backbone, ...] = (
         training={"steps": 300, "learning_rate": 5e-4},
         note=note(
             "Motion transfer on ZeroScope v2 576w",
-            "cerspense/zeroscope_v2_576w as models/diffusers/zeroscope_v2_576w, folder for folder. Its .bin files are read as plain tensors.",
+            family_files("cerspense/zeroscope_v2_576w", "zeroscope_v2_576w"),
             "24 frames of 576x320 at 8 fps. 300 steps is what MotionDirector's authors use for one clip of 24 frames; they report about 14 GB "
             "of VRAM for 16 frames of 384x384. Run here on tiny random weights only: out of memory, take 16 frames or weights *float8*.",
         ),
@@ -67,8 +73,9 @@ UNETS: tuple[Backbone, ...] = (
     Backbone(
         name="modelscope",
         loaders=(
-            text_to_video_folder(
-                "text-to-video-ms-1.7b", repository("ali-vilab/text-to-video-ms-1.7b", HALF, "text-to-video-ms-1.7b")
+            text_to_video(
+                "modelscope_t2v_unet_fp16.safetensors",
+                f"{FAMILY}/resolve/main/unet/diffusion_pytorch_model.fp16.safetensors",
             ),
         ),
         size=(256, 256),
@@ -78,7 +85,7 @@ UNETS: tuple[Backbone, ...] = (
         training={"steps": 300, "learning_rate": 5e-4},
         note=note(
             "Motion transfer on ModelScope 1.7b",
-            "ali-vilab/text-to-video-ms-1.7b as models/diffusers/text-to-video-ms-1.7b, folder for folder; its fp16 files are enough.",
+            family_files(FAMILY, "text-to-video-ms-1.7b"),
             "16 frames of 256x256 at 8 fps, the size it was trained at: the lightest of this family. Many of its videos carry a watermark it "
             "learned. Run here on tiny random weights only.",
         ),
@@ -86,35 +93,9 @@ UNETS: tuple[Backbone, ...] = (
     Backbone(
         name="videocrafter2",
         loaders=(
-            Loader(
-                "SMA_LoadTextToVideoModel",
-                {
-                    "source": "single files",
-                    "source.diffusion_model": "videocrafter2/diffusion_pytorch_model.safetensors",
-                    "source.text_encoder": "text-to-video-ms-1.7b/model.fp16.safetensors",
-                    "source.vae": "text-to-video-ms-1.7b/diffusion_pytorch_model.fp16.safetensors",
-                    "source.prediction": "epsilon",
-                    "weights": "float16",
-                    "fps": 24.0,
-                },
-                ("MODEL", "CLIP", "VAE"),
-                (
-                    Model(
-                        "diffusion_pytorch_model.safetensors",
-                        f"{HUB}/adamdad/videocrafterv2_diffusers/resolve/main/diffusion_pytorch_model.safetensors",
-                        "diffusion_models/videocrafter2",
-                    ),
-                    Model(
-                        "model.fp16.safetensors",
-                        f"{HUB}/ali-vilab/text-to-video-ms-1.7b/resolve/main/text_encoder/model.fp16.safetensors",
-                        "text_encoders/text-to-video-ms-1.7b",
-                    ),
-                    Model(
-                        "diffusion_pytorch_model.fp16.safetensors",
-                        f"{HUB}/ali-vilab/text-to-video-ms-1.7b/resolve/main/vae/diffusion_pytorch_model.fp16.safetensors",
-                        "vae/text-to-video-ms-1.7b",
-                    ),
-                ),
+            text_to_video(
+                "videocrafter2_unet.safetensors",
+                "adamdad/videocrafterv2_diffusers/resolve/main/diffusion_pytorch_model.safetensors",
             ),
         ),
         size=(512, 320),
@@ -124,9 +105,7 @@ UNETS: tuple[Backbone, ...] = (
         training={"steps": 300, "learning_rate": 5e-4},
         note=note(
             "Motion transfer on VideoCrafter2",
-            "its UNet in diffusers' layout is published alone (adamdad/videocrafterv2_diffusers); text encoder and VAE are those of "
-            "ali-vilab/text-to-video-ms-1.7b, each in a folder of its own: models/diffusion_models/videocrafter2, "
-            "models/text_encoders/text-to-video-ms-1.7b, models/vae/text-to-video-ms-1.7b.",
+            family_files("adamdad/videocrafterv2_diffusers"),
             "16 frames of 512x320, 50 steps, cfg 12, as its authors sample it. It is told a frame rate, *fps* in the loader: 24 is that of the "
             "published pipeline. Run here on tiny random weights only.",
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 
@@ -29,6 +30,19 @@ def next_lora(prefix: str) -> Path:
 
 def next_state(prefix: str) -> Path:
     return _next_file(_STATES, prefix)
+
+
+def chosen_path(name: Any) -> Path | None:
+    """Finds the file or folder that a picker of the input folder names, also one with "[output]" or "[temp]" behind it.
+
+    None where there is none, and where the name leads to the whole of a host's folder ("", ".", "sub/..") or out of it.
+    """
+    if not isinstance(name, str) or not folder_paths.exists_annotated_filepath(name):
+        return None
+    path = Path(folder_paths.get_annotated_filepath(name))
+    bases = (folder_paths.get_input_directory, folder_paths.get_output_directory, folder_paths.get_temp_directory)
+    whole = any(path.samefile(base) for get in bases if (base := Path(get())).is_dir())
+    return None if whole else path
 
 
 def or_hint(choices: list[str], place: str) -> list[str]:

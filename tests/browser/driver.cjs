@@ -1,13 +1,14 @@
 // Drives the host's real web page in Chromium. Usage: node driver.cjs '<job as JSON>'; prints one line of JSON.
-//   {"action": "run", "url", "chromium", "pack", "template", "screenshot", "queue", "timeout"}: opens the template from
-//       the page's template browser and, where "queue" is true, queues it with the page's own button
-//   {"action": "convert", "url", "chromium", "workflows": [paths of UI files]}: their API format, as the page queues it
+// Every job holds "action", "url", "chromium" and "vue": whether nodes are drawn by Nodes 2.0 or on the classic canvas.
+//   tour: opens "templates" of "pack", one after the other, from the page's template browser, and looks at each
+//   run: opens "template", sets the "widgets" [[node type, widget name, value]] and presses Run; then again for every list of widgets in
+//       "again", before which the page is reloaded where the list begins with "reload"
+//   convert: the API format of "workflows" (paths of UI files), as the page queues it
 const fs = require("node:fs")
 const { chromium } = require("playwright-core") // found through NODE_PATH
 
 const READY = 60_000 // ms; a cold page on a busy two-core machine is slow
 const SETTINGS = {
-  "Comfy.VueNodes.Enabled": false, // the classic renderer
   "Comfy.TutorialCompleted": true, // else the first visit opens the template browser by itself
   "LiteGraph.Canvas.MaximumFps": 5, // the browser draws in software and would take the CPU from the run it watches
   "Comfy.Minimap.Visible": false, // it would cover part of the graph on the screenshot
@@ -24,11 +25,20 @@ async function openPage(job, problems) {
   page.on("console", (message) => {
     if (/Error loading (extension|workflow template)/.test(message.text())) problems.push(`console: ${message.text()}`)
   })
-  await page.request.post(`${job.url}/api/settings`, { data: SETTINGS })
+  const settings = { ...SETTINGS, "Comfy.VueNodes.Enabled": job.vue }
+  await page.request.post(`${job.url}/api/settings`, { data: settings })
   await page.goto(job.url)
+  await ready(page)
+  // From here on: a fresh page asks for settings and files of the user that do not exist yet.
+  page.on("response", (response) => {
+    if (response.status() >= 400) problems.push(`${response.status()}: ${response.url()}`)
+  })
+  return { browser, page }
+}
+
+async function ready(page) {
   await page.waitForFunction(() => window.app?.extensionManager && window.app?.rootGraph)
   await page.locator(".p-blockui-mask").waitFor({ state: "hidden" })
-  return { browser, page }
 }
 
 async function openTemplate(page, pack, template) {
@@ -40,6 +50,7 @@ async function openTemplate(page, pack, template) {
     (name) => window.app.extensionManager.workflow.activeWorkflow?.filename === name,
     template,
   )
+  await page.waitForTimeout(1000) // the page looks for missing nodes, models and media after it has drawn the graph
 }
 
 // What the page itself complains about, and node types it does not know.
@@ -49,10 +60,75 @@ async function complaints(page) {
     const missing = window.app.rootGraph.nodes.filter((node) => !(node.type in known))
     return missing.map((node) => `missing node: ${node.type}`)
   })
-  for (const id of ["missing-node-card", "error-overlay", "error-dialog"]) {
+  for (const id of ["missing-node-card", "error-overlay", "error-dialog", "error-loading-video"]) {
     for (const text of await page.getByTestId(id).allInnerTexts()) found.push(`${id}: ${text}`)
   }
   return found
+}
+
+const prompt = (page) => page.evaluate(async () => (await window.app.graphToPrompt()).output)
+const nodeTypes = (page) => page.evaluate(() => window.app.rootGraph.nodes.map((node) => node.type))
+
+// Whatever a run can show on a node: films, pictures, sound and text.
+async function showPreviews(page) {
+  await page.evaluate(() => {
+    const { api } = window.comfyAPI.api
+    const film = window.app.rootGraph.nodes.find((node) => node.type === "SMA_LoadMotionClip").widgets[0].value
+    const file = { filename: film, subfolder: "", type: "input" }
+    const outputs = [
+      { images: [file], animated: [true] },
+      { audio: [file], text: ["a line"], report: ["a line"], warnings: ["a line"] },
+    ]
+    for (const node of window.app.rootGraph.nodes.filter((node) => node.type.startsWith("SMA_"))) {
+      for (const output of outputs) {
+        const detail = { node: String(node.id), display_node: String(node.id), prompt_id: "none", output }
+        api.dispatchCustomEvent("executed", detail)
+      }
+    }
+  })
+}
+
+async function look(page) {
+  // The film of a node shows once it has been fetched.
+  const film = await page
+    .waitForFunction(
+      () => {
+        const film = [...document.querySelectorAll("video")].find((video) => video.videoWidth)
+        return film && [film.videoWidth, film.videoHeight]
+      },
+      null,
+      { timeout: 15_000 },
+    )
+    .then((size) => size.jsonValue())
+    .catch(() => null)
+  await showPreviews(page)
+  await page.waitForTimeout(1000)
+  return {
+    nodes: await nodeTypes(page),
+    film,
+    models: await page.evaluate(() => {
+      const { pendingWarnings } = window.app.extensionManager.workflow.activeWorkflow
+      return (pendingWarnings?.missingModelCandidates ?? []).map(({ name, directory, url }) => ({
+        name,
+        directory,
+        url,
+      }))
+    }),
+    prompt: await prompt(page),
+  }
+}
+
+async function tour(job, page, problems) {
+  const sights = {}
+  for (const template of job.templates) {
+    problems.length = 0
+    await openTemplate(page, job.pack, template)
+    sights[template] = await look(page)
+    sights[template].problems = [...problems, ...(await complaints(page))]
+    if (job.screenshots) await page.screenshot({ path: `${job.screenshots}/${template}${job.vue ? "-2.0" : ""}.png` })
+  }
+  problems.length = 0
+  return { sights }
 }
 
 async function queueAndWait(page, timeout) {
@@ -62,9 +138,11 @@ async function queueAndWait(page, timeout) {
   refused.catch(() => {}) // nothing refused: the wait just times out
   await page.evaluate(() => {
     const { api } = window.comfyAPI.api
+    const cached = []
+    api.addEventListener("execution_cached", ({ detail }) => cached.push(...detail.nodes))
     window.promptEnded = new Promise((resolve) => {
       for (const event of ["execution_success", "execution_error", "execution_interrupted"]) {
-        api.addEventListener(event, ({ detail }) => resolve({ event, detail }))
+        api.addEventListener(event, ({ detail }) => resolve({ event, detail, cached }))
       }
     })
   })
@@ -75,24 +153,45 @@ async function queueAndWait(page, timeout) {
   return Promise.race([ended, refused, late])
 }
 
+const setWidgets = (page, widgets) =>
+  page.evaluate((widgets) => {
+    for (const [type, name, value] of widgets) {
+      const node = window.app.rootGraph.nodes.find((node) => node.type === type)
+      node.widgets.find((widget) => widget.name === name).value = value
+    }
+  }, widgets)
+
 async function run(job, page, problems) {
   await openTemplate(page, job.pack, job.template)
-  await page.waitForTimeout(1000) // the page looks for missing nodes and media after it has drawn the graph
   problems.push(...(await complaints(page)))
-  const nodes = await page.evaluate(() => window.app.rootGraph.nodes.map((node) => node.type))
+  const nodes = await nodeTypes(page)
   if (!job.queue) return { event: "opened", detail: null, nodes }
-  const { event, detail } = await queueAndWait(page, job.timeout * 1000)
-  await page.waitForTimeout(1500) // previews load after the prompt has ended
+  const runs = []
+  for (const widgets of [job.widgets, ...job.again]) {
+    if (widgets[0] === "reload") {
+      await page.waitForTimeout(2000) // the page writes its draft of the graph with a delay
+      await page.reload()
+      await ready(page)
+      await page.waitForTimeout(1000)
+    }
+    await setWidgets(page, widgets.filter((entry) => entry !== "reload"))
+    const { event, detail, cached } = await queueAndWait(page, job.timeout * 1000)
+    await page.waitForTimeout(1500) // previews load after the prompt has ended
+    runs.push({ event, detail, cached: await page.evaluate(typesOf, cached ?? []) })
+    if (event !== "execution_success") break
+  }
   problems.push(...(await complaints(page)))
-  return { event, detail, nodes }
+  return { ...runs.at(-1), runs, nodes }
 }
+
+const typesOf = (ids) => ids.map((id) => window.app.rootGraph.getNodeById(id).type)
 
 async function convert(job, page) {
   const prompts = []
   for (const path of job.workflows) {
     const workflow = JSON.parse(fs.readFileSync(path, "utf8"))
     await page.evaluate((graph) => window.app.loadGraphData(graph, true, true, "twin"), workflow)
-    prompts.push(await page.evaluate(async () => (await window.app.graphToPrompt()).output))
+    prompts.push(await prompt(page))
   }
   return { prompts }
 }
@@ -102,7 +201,7 @@ async function main() {
   const problems = []
   const { browser, page } = await openPage(job, problems)
   try {
-    const result = await (job.action === "run" ? run : convert)(job, page, problems)
+    const result = await { tour, run, convert }[job.action](job, page, problems)
     console.log(JSON.stringify({ ...result, problems }))
   } catch (error) {
     throw new Error([error.message, ...problems].join("\n"), { cause: error })

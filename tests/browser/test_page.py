@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,8 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import harness  # noqa: E402
 import page  # noqa: E402
+
+Sights = dict[str, dict[str, Any]]
 
 TEMPLATES = sorted(page.WORKFLOWS.glob("*.json"))
 # A graph of core nodes; with "batch_size" above its maximum the host refuses it.
@@ -71,31 +74,88 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[harness.Client]
     refused["nodes"][0]["widgets_values"][2] = 10**6
     (broken / "workflows" / "unknown_node.json").write_text(json.dumps(unknown))
     (broken / "workflows" / "refused_value.json").write_text(json.dumps(refused))
-    for model in named_models():
-        # Empty: the page asks for names only, and complains about every file that is missing.
-        file = base / "models" / model["directory"] / model["name"]
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
     python, host = harness.ensure_environment()
     with harness.serve(python, host, base=base) as client:
         yield client
 
 
-def named_models() -> list[dict[str, str]]:
-    """Files that the templates' loaders name for download."""
-    nodes = [node for template in TEMPLATES for node in json.loads(template.read_text())["nodes"]]
+def named_models(template: Path) -> list[dict[str, str]]:
+    """Files that the loaders of a template name for download."""
+    nodes = json.loads(template.read_text())["nodes"]
     return [model for node in nodes for model in node["properties"].get("models", [])]
 
 
-@pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.stem)
-def test_a_template_opens_from_the_template_browser_and_runs(server, template):
-    """The embedded model's runs. Those of real models ask for files of gigabytes: tests/host runs their twins on tiny ones."""
-    runs = template.stem.startswith("sprites")
-    result = page.run_template(server, template.stem, queue=runs)
-    outcome = (result["event"], result["problems"])
-    assert outcome == ("execution_success" if runs else "opened", []), json.dumps(result, indent=1)
-    types = {node["type"] for node in json.loads(template.read_text())["nodes"]}
-    assert set(result["nodes"]) == types
+@pytest.fixture(scope="session")
+def without_files(server: harness.Client) -> Sights:
+    """Every template as it opens where none of its files is there yet; afterwards all of them are."""
+    sights = page.tour(server, [template.stem for template in TEMPLATES], screenshots=False)
+    for model in (model for template in TEMPLATES for model in named_models(template)):
+        # Empty: the page asks for names only, and complains about every file that is missing.
+        file = server.base / "models" / model["directory"] / model["name"]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    return sights
+
+
+@pytest.fixture(scope="session", params=[False, True], ids=["classic", "nodes2.0"])
+def vue(request: pytest.FixtureRequest) -> bool:
+    """The two ways in which the page draws nodes."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def sights(server: harness.Client, without_files: Sights, vue: bool) -> Sights:
+    """Every template as it opens, with all its files there and nothing run yet."""
+    return page.tour(server, [template.stem for template in TEMPLATES], vue=vue)
+
+
+each_template = pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.stem)
+
+
+@each_template
+def test_a_template_offers_every_file_it_needs(without_files, template):
+    needed = {(model["name"], model["directory"], model["url"]) for model in named_models(template)}
+    assert needed or template.stem.startswith("sprites")
+    offered = without_files[template.stem]["models"]
+    assert {(model["name"], model.get("directory"), model.get("url")) for model in offered} == needed
+
+
+@each_template
+def test_a_template_opens_whole_from_the_template_browser(sights, template):
+    """No node, file or request is missing, and the clip is shown."""
+    sight = sights[template.stem]
+    assert sight["problems"] == []
+    assert set(sight["nodes"]) == {node["type"] for node in json.loads(template.read_text())["nodes"]}
+    assert sight["film"], "no film is shown"
+
+
+@each_template
+def test_what_is_shown_on_a_node_does_not_enter_the_prompt(sights, template):
+    twin = json.loads(page.twin(template).read_text())
+    ours = {number: node["inputs"] for number, node in twin.items() if node["class_type"].startswith("SMA_")}
+    assert {number: sights[template.stem]["prompt"][number]["inputs"] for number in ours} == ours
+
+
+def test_a_second_run_with_another_seed_does_not_train_again(server, vue):
+    """Nor does one after the page was reloaded."""
+    again = [[("KSampler", "seed", 1)], ["reload", ("KSampler", "seed", 2)], [("KSampler", "seed", 3)]]
+    widgets = [("SMA_TrainMotionLoRA", "steps", 2 + vue)]
+    result = page.run_template(server, "sprites-motion-transfer", vue=vue, widgets=widgets, again=again)
+    assert [run["event"] for run in result["runs"]] == ["execution_success"] * 4, json.dumps(result, indent=1)
+    assert result["problems"] == []
+    trained = {"SMA_LoadMotionClip", "VAEEncode", "SMA_TrainMotionLoRA"}
+    assert [trained & set(run["cached"]) for run in result["runs"][1:]] == [trained] * 3
+    assert "SMA_TrainMotionLoRA" not in result["runs"][0]["cached"]
+    assert all("KSampler" not in run["cached"] for run in result["runs"])
+
+
+@pytest.mark.parametrize(
+    "template", [path for path in TEMPLATES if path.stem.startswith("sprites")], ids=lambda path: path.stem
+)
+def test_a_template_of_the_embedded_model_runs(server, template):
+    """Those of real models ask for files of gigabytes: tests/host runs their twins on tiny ones."""
+    result = page.run_template(server, template.stem)
+    assert (result["event"], result["problems"]) == ("execution_success", []), json.dumps(result, indent=1)
 
 
 def test_the_committed_twins_are_what_the_page_would_queue(server):

@@ -7,10 +7,14 @@ import copy
 import json
 import os
 import shutil
+import urllib.error
+import urllib.parse
+import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
 
 import av
+import harness
 import pytest
 import torch
 from PIL import Image
@@ -54,7 +58,7 @@ def clips(host, vae_name):
 def example(host, clips, tmp_path, monkeypatch):
     """A pack whose own clips are film.mp4 alone, as drift.mp4."""
     shutil.copy(clips / "film.mp4", tmp_path / "drift.mp4")
-    monkeypatch.setattr(host.module("nodes.clip"), "_EXAMPLES", tmp_path)
+    monkeypatch.setattr(host.module("nodes.host.clips"), "EXAMPLES", tmp_path)
     return "drift.mp4 [example]"
 
 
@@ -146,11 +150,47 @@ def test_the_host_accepts_clips_of_the_input_folder(host, clips, file):
     assert refusal(prompt(file)) == ""
 
 
+@pytest.mark.parametrize("route", ["/view", "/api/view"])
+def test_the_page_can_fetch_the_packs_own_clips_under_the_name_it_chooses_them_by(server, route):
+    own = list((harness.ROOT / "clips").glob("*.mp4"))
+    assert own
+    for clip in own:
+        query = urllib.parse.urlencode(
+            {"filename": f"{clip.name} [example]", "type": "input", "subfolder": "", "rand": "0.5"}
+        )
+        request = urllib.request.Request(
+            f"{server.url}{route}?{query}", headers={"Range": "bytes=0-99"}
+        )  # as a player asks
+        with urllib.request.urlopen(request) as response:
+            assert (response.status, response.headers["Content-Type"]) == (206, "video/mp4")
+            assert response.read() == clip.read_bytes()[:100]
+    for name in ("../pyproject.toml [example]", "red-circle-circling.mp4"):
+        with pytest.raises(urllib.error.HTTPError, match="40[04]"):
+            urllib.request.urlopen(f"{server.url}{route}?{urllib.parse.urlencode({'filename': name, 'type': 'input'})}")
+    assert list((server.base / "input").glob("red-circle*")) == []
+
+
 @pytest.mark.parametrize("file", ["../../etc/passwd", "/etc/passwd", "gone.mp4", "../models", "../x.mp4 [example]"])
 def test_the_host_refuses_everything_else(host, clips, file):
     assert "no clip" in refusal(prompt(file))
     with pytest.raises(ValueError):
         load(host, file)
+
+
+@pytest.mark.parametrize(
+    "file", ["", ".", "..", "/", "./", "walk/..", "deep/run/../..", "[output]", " [temp]", "film.mp4/..", 7]
+)
+def test_a_whole_folder_of_the_host_is_no_clip(host, clips, file):
+    (host.base / "temp").mkdir(exist_ok=True)
+    assert refusal(prompt(file)).count("There is no clip") == 1
+    with pytest.raises(ValueError, match="There is no clip"):
+        load(host, file)
+
+
+def test_a_missing_file_is_said_once(server):
+    with pytest.raises(harness.HarnessError) as refused:
+        server.queue(prompt("gone.mp4"))
+    assert str(refused.value).count("There is no clip 'gone.mp4'") == 1
 
 
 def test_the_packs_own_clips_cannot_lead_out_of_their_folder(host, example, tmp_path):

@@ -47,7 +47,8 @@ def test_its_list_holds_the_files_of_the_input_folder(host, write):
     (file, _) = node.define_schema().inputs
     assert name in file.options
     assert node.validate_inputs(file=name) is True
-    assert "no config 'wolf.yml' in ComfyUI's input folder" in node.validate_inputs(file="wolf.yml")
+    for absent in ("wolf.yml", "", ".", ".."):
+        assert f"no config {absent!r} in ComfyUI's input folder" in node.validate_inputs(file=absent)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,30 @@ def test_the_template_runs_as_it_is_but_shorter(server, graph):
     with safe_open(lora, framework="pt") as file:
         metadata = file.metadata()
     assert (metadata["prompt"], metadata["fps"], metadata["frames"]) == ("red circle on plain", "8.0", "8")
+
+
+def test_losses_that_core_cannot_plot_do_not_cost_the_video(host, server, graph):
+    """One step, or losses that are all the same, here those of a finished run that is taken up once more. Core's plot divides by their range."""
+    training = by_type(graph)["SMA_TrainMotionLoRA"]
+    (plot,) = [key for key, node in graph.items() if node["class_type"] == "LossGraphNode"]
+
+    def run(**changes):
+        training.update(changes)
+        by_type(graph)["SaveVideo"]["filename_prefix"] += "_"
+        result = server.run(graph)
+        assert result.status == "success", result.messages
+        assert video_of(result, graph, server).stat().st_size > 1000
+        return result
+
+    assert plot not in run(steps=1).outputs
+    assert plot not in run().outputs  # the trainer's output is cached by now
+    assert plot in run(steps=3, save_every=3, save_prefix="flat").outputs
+    files = host.module("sma.files")
+    (path,) = (server.base / "output" / "spectral_motion").glob("flat*")
+    state = files.load_state(path)
+    flat = replace(state, history=tuple(replace(record, loss=0.25) for record in state.history))
+    files.save_state(flat, path, files.state_about(path))
+    assert plot not in run(resume_from=path.name).outputs
 
 
 @needs_clips

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,37 @@ def test_templates_leave_weights_to_the_form_and_the_noise_bias_to_the_model():
 def test_help_pages_belong_to_nodes(schemas):
     pages = {path.stem for path in (ROOT / "web" / "docs").glob("*.md")}
     assert "SMA_TrainMotionLoRA" in pages <= set(schemas)
+
+
+def test_an_unknown_choice_is_refused_in_a_sentence(host, schemas):
+    """The host drops what it does not know of a DynamicCombo, and runs the node without it."""
+    from comfy_api.latest import io
+
+    def given(item, key):
+        """What the host makes of a choice, with all that belongs to it."""
+        (option,) = [option for option in item.options if option.key == key]
+        inner = {i.id: given(i, i.options[0].key) if isinstance(i, io.DynamicCombo.Input) else 1 for i in option.inputs}
+        return {item.id: key} | inner
+
+    seen = 0
+    for node_id, schema in schemas.items():
+        combos = [item for item in schema.inputs if isinstance(item, io.DynamicCombo.Input)]
+        for item in combos:
+            others = {other.id: given(other, other.options[0].key) for other in combos if other is not item}
+            keys = [option.key for option in item.options]
+            wrong = [{}, {item.id: {item.id: None}}, {item.id: {item.id: "foo"}}]
+            for group in wrong:
+                choose = re.escape(f"; the choices are {', '.join(map(repr, keys))}. Choose one of them.")
+                with pytest.raises(ValueError, match=f"^{item.id} .*{choose}$"):
+                    host.call(node_id, **others, **group)
+            for option in item.options:
+                for inner in option.inputs:
+                    lacking = given(item, option.key)
+                    del lacking[inner.id]
+                    with pytest.raises(ValueError, match=f"lacks {inner.id}. Give {item.id}.{inner.id} a value.$"):
+                        host.call(node_id, **others, **{item.id: lacking})
+            seen += 1
+    assert seen >= 8
 
 
 def test_losses_come_out_as_asked(host):

@@ -14,40 +14,42 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from template import TWINS, by_type, few_steps, template, video_of
 from tiny_animatediff import LDM, write_checkpoint, write_motion_module
-from tiny_diffusers import UNET, VAE, random_weights, text_encoder_weights, write_text_to_video
+from tiny_diffusers import UNET, VAE, random_weights, text_encoder_weights
 
 
-def zeroscope(models: Path) -> None:
-    folder = models / "diffusers" / "zeroscope_v2_576w"
-    if not folder.exists():  # three templates share it, and one server runs them
-        write_text_to_video(folder, pickled=True)
-
-
-def modelscope(models: Path) -> None:
-    folder = models / "diffusers" / "text-to-video-ms-1.7b"
-    write_text_to_video(folder, dtype=torch.float16)
-    for name in ("unet", "vae"):
-        plain = folder / name / "diffusion_pytorch_model.safetensors"
-        plain.rename(plain.with_name("diffusion_pytorch_model.fp16.safetensors"))
-
-
-def videocrafter2(models: Path) -> None:
+def write_family(models: Path, unet: str, *, fps: bool = False) -> None:
+    """The three files of a ZeroScope-like template, of which all templates of the family share two."""
     from diffusers import AutoencoderKL, UNet3DConditionModel
     from diffusers.models.embeddings import TimestepEmbedding
 
     network = UNet3DConditionModel.from_config(UNET)
-    network.fps_embedding = TimestepEmbedding(32, 128)
+    if fps:
+        network.fps_embedding = TimestepEmbedding(32, 128)
     files = {
-        "diffusion_models/videocrafter2/diffusion_pytorch_model.safetensors": random_weights(network),
-        "text_encoders/text-to-video-ms-1.7b/model.fp16.safetensors": text_encoder_weights(),
-        "vae/text-to-video-ms-1.7b/diffusion_pytorch_model.fp16.safetensors": random_weights(
-            AutoencoderKL.from_config(VAE)
-        ),
+        f"diffusion_models/{unet}": random_weights(network),
+        "text_encoders/modelscope_t2v_text_encoder_fp16.safetensors": text_encoder_weights(),
+        "vae/modelscope_t2v_vae_fp16.safetensors": random_weights(AutoencoderKL.from_config(VAE)),
     }
     for name, weights in files.items():
-        (models / name).parent.mkdir(parents=True, exist_ok=True)
-        # Views of one vector, which safetensors would not take.
-        save_file({key: tensor.contiguous() for key, tensor in weights.items()}, models / name)
+        path = models / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".pth":
+            torch.save(weights, path)
+        elif not path.exists():
+            # Views of one vector, which safetensors would not take.
+            save_file({key: tensor.contiguous() for key, tensor in weights.items()}, path)
+
+
+def zeroscope(models: Path) -> None:
+    write_family(models, "zeroscope_v2_576w_unet.pth")
+
+
+def modelscope(models: Path) -> None:
+    write_family(models, "modelscope_t2v_unet_fp16.safetensors")
+
+
+def videocrafter2(models: Path) -> None:
+    write_family(models, "videocrafter2_unet.safetensors", fps=True)
 
 
 def animatediff(models: Path) -> None:
