@@ -8,6 +8,7 @@ from typing_extensions import override
 from .animatediff import LoadAnimateDiffModel
 from .clip import EmptyVideoLatent, LoadMotionClip
 from .configs import LoadOfficialConfig
+from .host.kept_reports import add_route
 from .inversion import InvertClip
 from .losses import AlignmentLoss, SpectralLoss
 from .noise import MotionNoise
@@ -41,4 +42,5 @@ class SpectralMotionExtension(ComfyExtension):
 
 
 async def comfy_entrypoint() -> SpectralMotionExtension:
+    add_route()
     return SpectralMotionExtension()

@@ -57,6 +57,26 @@ def run_template(
     return _drive(job | {"queue": queue, "timeout": timeout}, timeout + 300)
 
 
+def reports_of_template(
+    client: Client,
+    name: str,
+    screenshots: Path,
+    *,
+    nodes_2: bool = False,
+    pack: str = PACK_FOLDER,
+    timeout: float = 300,
+) -> dict[str, Any]:
+    """Run a sprites template with few steps, run it again, cancel a third run, reload the page, and read what stands on its nodes.
+
+    Returns {"seen": {moment: {node type: {"report", "warnings", "height", "seen"}}}, "events": how the runs ended, "before" and
+    "after": saved widget values and prompt inputs, "problems"}. nodes_2: in the page's newer renderer.
+    """
+    screenshots.mkdir(parents=True, exist_ok=True)
+    job = {"action": "reports", "url": client.url, "pack": pack, "template": name, "screenshots": str(screenshots)}
+    job["settings"] = {"Comfy.VueNodes.Enabled": nodes_2}
+    return _drive(job | {"timeout": timeout}, timeout * 4)
+
+
 def api_format(client: Client, workflows: list[Path]) -> list[dict[str, Any]]:
     """UI-format workflow files as prompts in API format, just as the page would queue them."""
     job = {"action": "convert", "url": client.url, "workflows": [str(path) for path in workflows]}
