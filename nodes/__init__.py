@@ -10,6 +10,7 @@ from .clip import EmptyVideoLatent, LoadMotionClip
 from .configs import LoadOfficialConfig
 from .host.choices import check_choices
 from .host.clips import serve_examples
+from .host.kept_reports import add_route
 from .inversion import InvertClip
 from .losses import AlignmentLoss, SpectralLoss
 from .noise import MotionNoise
@@ -52,4 +53,5 @@ class SpectralMotionExtension(ComfyExtension):
 
 
 async def comfy_entrypoint() -> SpectralMotionExtension:
+    add_route()
     return SpectralMotionExtension()

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from .host import animatediff
 from .host.diffusers_folder import model_folders
 from .host.paths import or_hint
-from .host.progress import say
+from .host.report import Report
 from .host.wrapped import STORAGE
 
 
@@ -75,14 +75,16 @@ class LoadAnimateDiffModel(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
         )
 
     @classmethod
     def execute(cls, base: dict, motion_module: str, weights: str) -> io.NodeOutput:
+        report = Report(cls.hidden.unique_id)
         if base["base"] == "checkpoint":
             source = animatediff.Checkpoint(base["checkpoint"])
         else:
             source = animatediff.Folder(base["folder"])
         model, clip, vae = animatediff.load_model(source, motion_module, STORAGE[weights]), source.clip(), source.vae()
-        say(cls.hidden.unique_id, animatediff.describe(model))
-        return io.NodeOutput(model, clip, vae)
+        report.tell(animatediff.describe(model))
+        return io.NodeOutput(model, clip, vae, ui=report.ui())

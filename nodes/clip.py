@@ -10,9 +10,11 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..sma.clip import ClipRequest, read_clip, write_video
+from ..sma.clip_size import ClipSize
 from ..sma.film import image_files
+from ..sma.stillness import still_warning
 from .host import clips
-from .host.progress import say
+from .host.report import Report
 from .host.rules import family_of_model
 from .host.vae import frame_counts, nearest_side, what_it_leaves_out
 from .snap import read_snapped
@@ -174,6 +176,7 @@ class LoadMotionClip(io.ComfyNode):
         vae: Any = None,
         model: Any = None,
     ) -> io.NodeOutput:
+        report = Report(cls.hidden.unique_id)
         request = ClipRequest(
             width=width,
             height=height,
@@ -186,12 +189,16 @@ class LoadMotionClip(io.ComfyNode):
         )
         path = clips.find(file)
         clip = read_clip(path, request) if model is None else read_snapped(path, request, family_of_model(model))
-        report = clip.report
+        taken = clip.report
         if vae is not None and (left_out := what_it_leaves_out(vae, *clip.frames.shape[:3])):
-            report += f"; {left_out}"
-        say(cls.hidden.unique_id, report)
+            taken += f"; {left_out}"
+        report.tell(taken)
+        frames, height, width, _ = clip.frames.shape
+        still = still_warning(clip.frames.movedim(-1, 0)[None])
+        for text in filter(None, (still, _unlike_training(vae, ClipSize(frames, width, height)))):
+            report.warn(text)
         preview = cls._preview(clip.frames, clip.fps)
-        return io.NodeOutput(clip.frames, clip.fps, len(clip.frames), report, ui=preview)
+        return io.NodeOutput(clip.frames, clip.fps, len(clip.frames), taken, ui=report.ui(preview))
 
     @classmethod
     def _preview(cls, frames: torch.Tensor, fps: float) -> ui.PreviewVideo:
@@ -203,6 +210,11 @@ class LoadMotionClip(io.ComfyNode):
         even = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
         write_video(even, fps, Path(folder) / file)
         return ui.PreviewVideo([ui.SavedResult(file, subfolder, io.FolderType.temp)])
+
+
+def _unlike_training(vae: Any, size: ClipSize) -> str:
+    trained = getattr(vae, "trained_on", None)
+    return "" if trained is None else trained.warning(size, "The model of this VAE")
 
 
 class EmptyVideoLatent(io.ComfyNode):
@@ -234,10 +246,12 @@ class EmptyVideoLatent(io.ComfyNode):
                 io.Latent.Output(display_name="latent", tooltip="Zeros [batch, channels, frames, height, width].")
             ],
             hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
         )
 
     @classmethod
     def execute(cls, vae: Any, width: int, height: int, frame_count: int, batch_size: int) -> io.NodeOutput:
+        report = Report(cls.hidden.unique_id)
         factor = vae.spacial_compression_encode()
         for side, pixels in (("Width", width), ("Height", height)):
             if pixels % factor:
@@ -247,5 +261,7 @@ class EmptyVideoLatent(io.ComfyNode):
         shape = (batch_size, vae.latent_channels, frames, height // factor, width // factor)
         latent = torch.zeros(shape, device=vae.output_device)
         short = "" if decoded == frame_count else f" ({frame_count} asked; this VAE cannot make that number)"
-        say(cls.hidden.unique_id, f"{decoded} frames, {width}x{height}{short}")
-        return io.NodeOutput({"samples": latent, "downscale_ratio_spacial": factor})
+        report.tell(f"{decoded} frames, {width}x{height}{short}")
+        if text := _unlike_training(vae, ClipSize(decoded, width, height)):
+            report.warn(text)
+        return io.NodeOutput({"samples": latent, "downscale_ratio_spacial": factor}, ui=report.ui())

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 
 from ..sma.configs import official_config
 from .host.paths import chosen_path
-from .host.progress import say
+from .host.report import Report
 from .types import MotionLossSocket
 
 _NONE = "nothing found in input"
@@ -58,6 +58,7 @@ class LoadOfficialConfig(io.ComfyNode):
                 io.Int.Output(display_name="seed", tooltip="For Train Motion LoRA."),
             ],
             hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
         )
 
     @classmethod
@@ -73,11 +74,12 @@ class LoadOfficialConfig(io.ComfyNode):
 
     @classmethod
     def execute(cls, file: str, compare: str) -> io.NodeOutput:
+        report = Report(cls.hidden.unique_id)
         try:
             content = yaml.safe_load(Path(folder_paths.get_annotated_filepath(file)).read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{file} is no YAML file: {error}. Choose a .yml of the official configs.") from error
         config = official_config(content)
-        say(cls.hidden.unique_id, config.describe())
+        report.tell(config.describe())
         loss = config.motion_loss("output" if compare == "network output" else "noise")
-        return io.NodeOutput(loss, config.prompt, config.steps, config.learning_rate, config.seed)
+        return io.NodeOutput(loss, config.prompt, config.steps, config.learning_rate, config.seed, ui=report.ui())

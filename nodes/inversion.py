@@ -11,7 +11,8 @@ from torch import Tensor
 from .host import inversion_cache
 from .host.inversion import invert
 from .host.noise import video_samples
-from .host.progress import Progress, raise_if_cancelled, say
+from .host.progress import Progress, raise_if_cancelled
+from .host.report import Report
 
 
 class InvertClip(io.ComfyNode):
@@ -54,17 +55,18 @@ class InvertClip(io.ComfyNode):
                 )
             ],
             hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
         )
 
     @classmethod
     def execute(cls, model: Any, latent: dict, positive: list, steps: int, refinements: int) -> io.NodeOutput:
-        samples, node_id = video_samples(latent), cls.hidden.unique_id
+        report, samples = Report(cls.hidden.unique_id), video_samples(latent)
         kept = inversion_cache.cache_file(model, samples, positive, steps, refinements)
         started = time.monotonic()
         inverted = inversion_cache.read(kept)
         how = "from cache"
         if inverted is None:
-            progress = Progress(model, steps, node_id)
+            progress = Progress(model, steps, report.node_id)
 
             def on_step(step: int, _: Tensor, x0_hat: Tensor) -> None:
                 progress.update(step, f"step {step}/{steps}", x0_hat)
@@ -73,5 +75,5 @@ class InvertClip(io.ComfyNode):
             inverted = invert(model, samples, positive, steps=steps, refinements=refinements, on_step=on_step)
             inversion_cache.write(kept, inverted)
             how = f"{steps} steps in {time.monotonic() - started:.0f} s"
-        say(node_id, f"{how}; standard deviation {inverted.std(correction=0):.2f} (noise has 1)")
-        return io.NodeOutput({"samples": inverted})
+        report.tell(f"{how}; standard deviation {inverted.std(correction=0):.2f} (noise has 1)")
+        return io.NodeOutput({"samples": inverted}, ui=report.ui())

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..sma.files import save_lora
 from ..sma.lora_formats import to_format
 from .host.paths import next_lora, shown
-from .host.progress import say
+from .host.report import Report
 from .training_options import named_after
 
 COMFYUI = "ComfyUI"
@@ -70,6 +70,7 @@ class SaveMotionLoRA(io.ComfyNode):
         fps: float = 0.0,
         format: str = COMFYUI,
     ) -> io.NodeOutput:
+        report = Report(cls.hidden.unique_id)
         metadata = dict(getattr(lora, "metadata", {}))
         if prompt:
             metadata["prompt"] = prompt
@@ -84,8 +85,9 @@ class SaveMotionLoRA(io.ComfyNode):
         path = next_lora(filename_prefix)
         save_lora(export.tensors, metadata, path)
         left_out = f", {export.left_out} outside motion modules left out" if export.left_out else ""
-        say(
-            cls.hidden.unique_id,
-            f"Saved {shown(path)}, {path.stat().st_size / 1e6:.1f} MB: {export.written} layers{left_out} ({format} format)",
+        size = path.stat().st_size / 1e6
+        report.tell(
+            f"Saved {shown(path)} (press R to see it in the lists of LoRA loaders), {size:.1f} MB: "
+            f"{export.written} layers{left_out} ({format} format)"
         )
-        return io.NodeOutput()
+        return io.NodeOutput(ui=report.ui())

@@ -12,7 +12,7 @@ from ..sma.networks.unet3d import DEFAULT_FPS
 from .host import text_to_video
 from .host.diffusers_folder import model_folders
 from .host.paths import or_hint
-from .host.progress import say
+from .host.report import Report
 from .host.wrapped import STORAGE
 
 FOLDER = "diffusers folder"
@@ -103,10 +103,12 @@ class LoadTextToVideoModel(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
         )
 
     @classmethod
     def execute(cls, source: dict[str, Any], weights: str, fps: float = DEFAULT_FPS) -> io.NodeOutput:
+        report = Report(cls.hidden.unique_id)
         dtype = STORAGE[weights]
         if source["source"] == FOLDER:
             loaded = text_to_video.load_folder(source["folder"], dtype, fps)
@@ -119,5 +121,5 @@ class LoadTextToVideoModel(io.ComfyNode):
                 dtype,
                 fps,
             )
-        say(cls.hidden.unique_id, loaded.report)
-        return io.NodeOutput(loaded.model, loaded.clip, loaded.vae)
+        report.tell(loaded.report)
+        return io.NodeOutput(loaded.model, loaded.clip, loaded.vae, ui=report.ui())

@@ -13,17 +13,19 @@ from ..sma.files import MotionLoRA, load_state, state_about
 from ..sma.image_pass import image_pass
 from ..sma.lora import attach
 from ..sma.losses import MotionLoss
+from ..sma.outcome import outcome
 from ..sma.training import train
 from .host import paths
 from .host.graph import fps_behind, prompt_behind
 from .host.loss_map import loss_map
 from .host.memory import estimate
-from .host.progress import say
+from .host.report import Report
 from .host.training import HostDenoiser, run_in_training
 from .training_inputs import FULL, NEW_RUN, advanced_inputs, later_inputs, main_inputs, model_inputs
 from .training_options import TrainingOptions
 from .training_plan import plan_of
 from .training_run import TrainingRun
+from .training_warnings import tell_after, warn_before
 
 
 class TrainMotionLoRA(io.ComfyNode):
@@ -47,10 +49,12 @@ class TrainMotionLoRA(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
+            has_intermediate_output=True,
         )
 
     @classmethod
     def execute(cls, model, latent: dict, positive: list, motion_loss: MotionLoss, **widgets: Any) -> io.NodeOutput:
+        report = Report(cls.hidden.unique_id)
         options = TrainingOptions(**widgets)
         state_file = None if options.resume_from == NEW_RUN else paths.state_path(options.resume_from)
         state = load_state(state_file) if state_file else None
@@ -87,7 +91,7 @@ class TrainMotionLoRA(io.ComfyNode):
                     "spectral_motion": __version__,
                 }
                 run = TrainingRun(
-                    node_id,
+                    report,
                     model,
                     adapter,
                     metadata | options.recorded(settings),
@@ -99,22 +103,28 @@ class TrainMotionLoRA(io.ComfyNode):
                     beside=plan.beside,
                 )
                 memory = estimate(host, adapter, batch=options.batch_size, checkpoint=options.checkpointing)
-                say(node_id, f"{adapted}; {options.describe_noise(settings)}; {memory}")
+                report.tell(f"{adapted}; {options.describe_noise(settings)}; {memory}")
+                warn_before(report, model, host, positive, memory)
                 if state_file:
                     run.resumed(options.resume_from, state_about(state_file))
+                clips = host.clip.split(1)
+                masks = None if host.mask is None else host.mask.split(1)
                 with image_pass(host.network) if plan.beside else nullcontext():
                     result = train(
                         host.denoisers,
-                        host.clip.split(1),
+                        clips,
                         plan.phases,
                         adapter,
                         settings,
-                        masks=None if host.mask is None else host.mask.split(1),
+                        masks=masks,
                         state=state,
                         on_step=run.on_step,
                         on_stop=run.on_stop,
                     )
-                return run.lora(result.state), [record.loss for record in result.state.history]
+                lora = run.lora(result.state)
+                found = outcome(host.denoisers, clips, plan.phases[-1], adapter, settings, masks=masks)
+                tell_after(report, found)
+                return lora, [record.loss for record in result.state.history]
             finally:
                 adapter.detach()
 
@@ -127,4 +137,4 @@ class TrainMotionLoRA(io.ComfyNode):
             noise_mask=latent.get("noise_mask"),
             checkpoint=options.checkpointing,
         )
-        return io.NodeOutput(lora, loss_map(losses))
+        return io.NodeOutput(lora, loss_map(losses), ui=report.ui())

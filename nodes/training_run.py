@@ -6,31 +6,38 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from ..sma.files import MotionLoRA, save_lora, save_state
 from ..sma.lora import Adapter
 from ..sma.training import StepInfo, TrainingState
 from .host import paths
-from .host.progress import Progress, raise_if_cancelled, say
+from .host.progress import Progress, raise_if_cancelled
+from .host.report import Report
 
 # What the host puts before the network's module names in LoRA files.
 LORA_PREFIX = "diffusion_model."
+
+# What a full disk, a missing permission or a name that the disk does not take raises.
+DISK_ERRORS = (OSError, SafetensorError)
 
 logger = logging.getLogger(__name__)
 
 
 class TrainingRun:
-    """Callbacks of one training: progress on the node, checkpoints, the last good state.
+    """Callbacks of one training: progress on the node, checkpoints, the finished LoRA, the last good state.
 
     Args:
-        node_id: the node that reports.
+        report: of the node.
         model: the host's MODEL, for previews.
         adapter: what is trained.
         metadata: goes into every LoRA file, but for what is None or empty; ``adapted`` is what the node says it trained.
         steps: optimizer steps in all.
         first_step: steps a resumed state has behind it.
-        save_every: steps between checkpoints, 0 for none.
+        save_every: steps between checkpoints, 0 for none; then no state is kept of a run that ends well.
         prefix: file name prefix below output/loras and output/spectral_motion; the host refuses one that leads outside.
         motion: the adapter's groups that make the LoRA; None is all.
         beside: groups that are saved in files of their own -> what those are named after.
@@ -38,7 +45,7 @@ class TrainingRun:
 
     def __init__(
         self,
-        node_id: str | None,
+        report: Report,
         model: Any,
         adapter: Adapter,
         metadata: Mapping[str, object],
@@ -50,7 +57,7 @@ class TrainingRun:
         motion: Sequence[str] | None,
         beside: Mapping[str, str],
     ) -> None:
-        self.node_id = node_id
+        self.report = report
         self.adapter = adapter
         self.metadata = {name: value for name, value in metadata.items() if value not in (None, "")}
         self.steps = steps
@@ -61,7 +68,8 @@ class TrainingRun:
         self.beside = beside
         # Found before training: a bad prefix must not cost the state when the run is cut short.
         self.state_path = paths.next_state(prefix)
-        self.progress = Progress(model, steps, node_id)
+        self.progress = Progress(model, steps, report.node_id)
+        self.saved: tuple[int, Path] | None = None
         # The host looks for its cancel in forward operations only; the backward of a large UNet takes seconds.
         for value in adapter.parameters():
             value.register_hook(lambda _: raise_if_cancelled())
@@ -72,9 +80,7 @@ class TrainingRun:
         same_as_json = json.loads(json.dumps(self.metadata))
         differing = [key for key, value in same_as_json.items() if key in about and about[key] != value]
         if differing:
-            text = f"{name} was trained with other settings ({', '.join(differing)}) than this run."
-            say(self.node_id, text)
-            logger.warning(text)
+            self.report.warn(f"{name} was trained with other settings ({', '.join(differing)}) than this run.")
 
     def on_step(self, info: StepInfo) -> None:
         """Reports a step, saves a checkpoint when one is due, and raises the host's cancel."""
@@ -83,17 +89,31 @@ class TrainingRun:
         text = f"step {step}/{self.steps}  loss {info.record.loss:.4f}  {pace:.2f} steps/s"
         self.progress.update(step, text, info.x0_hat)
         if self.save_every and step % self.save_every == 0:
-            save_state(info.capture(), self.state_path, self.metadata)
-            about = self.metadata | {"steps": step}
-            self._save(f"{self.prefix}_step{step:05}", self.motion, about)
-            for group, name in self.beside.items():
-                self._save(f"{self.prefix}_step{step:05}_{name}", [group], about | {"part": name})
+            self._checkpoint(info.capture())
         raise_if_cancelled()
 
-    def _save(self, prefix: str, groups: Sequence[str] | None, about: Mapping[str, object]) -> None:
+    def _checkpoint(self, state: TrainingState) -> None:
+        """Saves the LoRA, and where checkpoints are asked for the state and the LoRAs beside it. What the disk refuses is said, and the
+        run goes on: its outcome is still in memory."""
+        step = state.step
+        about = self.metadata | {"steps": step}
+        try:
+            path = self._save(f"{self.prefix}_step{step:05}", self.motion, about)
+            self.saved = step, path
+            if self.save_every:
+                for group, name in self.beside.items():
+                    self._save(f"{self.prefix}_step{step:05}_{name}", [group], about | {"part": name})
+                save_state(state, self.state_path, self.metadata)
+        except DISK_ERRORS as error:
+            self.report.warn(
+                f"Step {step} could not be saved whole under output/: {error}. Make room there, and save the LoRA by Save Motion LoRA."
+            )
+
+    def _save(self, prefix: str, groups: Sequence[str] | None, about: Mapping[str, object]) -> Path:
         path = paths.next_lora(prefix)
         save_lora(self.adapter.export(LORA_PREFIX, groups), about, path)
         logger.info("Saved %s", paths.shown(path))
+        return path
 
     def on_stop(self, state: TrainingState) -> None:
         """Keeps the state of a run that ends by cancel or error, and tells its name."""
@@ -102,22 +122,27 @@ class TrainingRun:
         stopped = f"Stopped at step {state.step} of {self.steps}."
         try:
             save_state(state, self.state_path, self.metadata)
-        except OSError as error:
+        except DISK_ERRORS as error:
             # What ended the run, the user's cancel above all, must reach the host and not be replaced by a full disk.
-            text = f"{stopped} Its state could not be saved: {error}."
+            self.report.warn(f"{stopped} Its state could not be saved: {error}.")
         else:
-            text = f"{stopped} Choose {paths.state_name(self.state_path)} in resume_from to continue."
-        say(self.node_id, text)
-        logger.warning(text)
+            name = paths.state_name(self.state_path)
+            self.report.warn(f"{stopped} Choose {name} in resume_from to continue; press R to refresh the list.")
 
     def lora(self, state: TrainingState) -> MotionLoRA:
-        """The finished LoRA. Says on the node what was done."""
+        """The finished LoRA, which is on disk as well. Says on the node what was done and where it is."""
         records = state.history[self.first_step :]
-        text = str(self.metadata["adapted"])
+        text = f"Nothing was left to do: {self.first_step} of {self.steps} steps were done"
         if records:
             tail = records[-max(1, len(records) // 10) :]
             mean = sum(record.loss for record in tail) / len(tail)
             seconds = time.monotonic() - self.started
-            text += f"; {len(records)} steps in {seconds:.0f} s, loss {records[0].loss:.4f} → {mean:.4f}"
-        say(self.node_id, text)
+            text = f"{len(records)} steps in {seconds:.0f} s, loss {records[0].loss:.4f} → {mean:.4f}"
+        self.report.tell(text)
+        if self.saved is None or self.saved[0] != state.step:
+            self._checkpoint(state)
+        if self.saved is not None and self.saved[0] == state.step:
+            self.report.tell(f"Saved {paths.shown(self.saved[1])}; press R to see it in the lists of LoRA loaders.")
+        if self.save_every and self.state_path.is_file():
+            self.report.tell(f"To train on: more steps, and {paths.state_name(self.state_path)} in resume_from.")
         return MotionLoRA(self.adapter.export(LORA_PREFIX, self.motion), self.metadata | {"steps": state.step})

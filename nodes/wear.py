@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .host import paths
-from .host.progress import say
+from .host.report import Report
 from .host.wear import AUTO, BYPASS, PATCH, LoRASource, read_source, wear
 from .host.worn import Range, latent_range
 
@@ -96,6 +96,7 @@ class LoadMotionLoRA(io.ComfyNode):
                 )
             ],
             hidden=[io.Hidden.unique_id],
+            has_intermediate_output=True,
         )
 
     @classmethod
@@ -116,6 +117,7 @@ class LoadMotionLoRA(io.ComfyNode):
         last_frame: int,
         apply: str,
     ) -> io.NodeOutput:
+        report = Report(cls.hidden.unique_id)
         if start_percent >= end_percent:
             raise ValueError(
                 f"start_percent is {start_percent} and end_percent {end_percent}; no noise level lies between. Raise end_percent."
@@ -125,14 +127,14 @@ class LoadMotionLoRA(io.ComfyNode):
                 f"first_frame is {first_frame} and last_frame {last_frame}. Raise last_frame, or set it to -1."
             )
         if strength == 0.0:
-            say(cls.hidden.unique_id, "strength is 0: nothing applied")
-            return io.NodeOutput(model)
+            report.tell("strength is 0: nothing applied")
+            return io.NodeOutput(model, ui=report.ui())
         if source["source"] == "file":
             lora = read_source(paths.lora_path(source["file"]))
         else:
             lora = LoRASource("The trained LoRA", source["lora"], getattr(source["lora"], "metadata", {}))
         ratio = getattr(model.get_model_object("latent_format"), "temporal_downscale_ratio", 1)
         where = Range(start_percent, end_percent, *latent_range(first_frame, last_frame, ratio))
-        worn, report = wear(model, lora, strength=strength, apply=apply, where=where)
-        say(cls.hidden.unique_id, report)
-        return io.NodeOutput(worn)
+        worn, applied = wear(model, lora, strength=strength, apply=apply, where=where)
+        report.tell(applied)
+        return io.NodeOutput(worn, ui=report.ui())

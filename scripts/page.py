@@ -88,6 +88,25 @@ def tour(
     return _drive(job | {"screenshots": str(SCREENSHOTS) if screenshots else None}, 900)["sights"]
 
 
+def reports_of_template(
+    client: Client,
+    name: str,
+    screenshots: Path,
+    *,
+    vue: bool = False,
+    pack: str = PACK_FOLDER,
+    timeout: float = 300,
+) -> dict[str, Any]:
+    """Run a sprites template with few steps, run it again, cancel a third run, reload the page, and read what stands on its nodes.
+
+    Returns {"seen": {moment: {node type: {"report", "warnings", "height", "seen"}}}, "events": how the runs ended, "before" and
+    "after": saved widget values and prompt inputs, "problems"}. vue: nodes drawn by Nodes 2.0.
+    """
+    screenshots.mkdir(parents=True, exist_ok=True)
+    job = {"action": "reports", "url": client.url, "pack": pack, "template": name, "screenshots": str(screenshots)}
+    return _drive(job | {"vue": vue, "timeout": timeout}, timeout * 4)
+
+
 def api_format(client: Client, workflows: list[Path]) -> list[dict[str, Any]]:
     """UI-format workflow files as prompts in API format, just as the page would queue them."""
     job = {"action": "convert", "url": client.url, "vue": False, "workflows": [str(path) for path in workflows]}

@@ -1,4 +1,4 @@
-"""How much memory a training will take, told before its first step.
+"""How much memory a training will take, said before its first step.
 
 One forward without gradients is watched: it is as large as those of the training, costs a fraction of one step and holds nothing. What
 its layers take in and give out is about what backward needs at its peak. On small random Wan, LTX-Video, HunyuanVideo and UNet3D
@@ -20,6 +20,9 @@ from torch import Tensor, nn
 from ...sma.lora import Adapter
 from .checkpoint import blocks_of
 
+# Of what is free: above that share a training counts as tight. The peak was up to 1.18 times the estimate, and the host, the page and
+# what the graph does next need the rest.
+_TIGHT = 0.6
 # Values, gradients and AdamW's two moments, and the copy of values and moments that a failed step falls back on.
 _COPIES_OF_ADAPTER = 7
 
@@ -38,10 +41,18 @@ class MemoryEstimate:
         return self.weights + self.adapter + self.activations
 
     def __str__(self) -> str:
-        text = f"about {_readable(self.total)} of memory, {_readable(self.weights)} of it the model"
-        if self.adapter + self.activations > self.free:
-            text += f"; only {_readable(self.free)} are free beside it, so use fewer frames or pixels, or checkpointing"
-        return text
+        return f"about {_readable(self.total)} of memory, {_readable(self.weights)} of it the model"
+
+    def warning(self) -> str:
+        """What to say where the training does not fit beside the loaded weights, or hardly; "" where it fits well."""
+        added = self.adapter + self.activations
+        if added <= _TIGHT * self.free:
+            return ""
+        degree = "does not fit" if added > self.free else "is tight"
+        return (
+            f"Memory {degree}: training needs about {_readable(added)} beside the model, and {_readable(self.free)} are free. "
+            "Use fewer frames or pixels, a smaller batch, or checkpointing."
+        )
 
 
 def estimate(denoiser: Any, adapter: Adapter, *, batch: int, checkpoint: bool) -> MemoryEstimate:

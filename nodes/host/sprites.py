@@ -12,11 +12,16 @@ import comfy.model_patcher
 import comfy.sd
 import comfy.supported_models_base
 import torch
+from comfy_execution.utils import get_executing_context
 from torch import Tensor, nn
 
 from ...sma.sprites import model as sprites
-from ...sma.sprites.prompt import PromptEmbedding, tokenize
+from ...sma.sprites.prompt import PromptEmbedding, ignored_words, tokenize
+from .report import Report
 from .wrapped import HostNetwork, model_from_network
+
+# Key of a warning that conditioning carries to whoever uses it.
+PROMPT_WARNING = "spectral_motion_warning"
 
 
 class SpritesLatent(comfy.latent_formats.LatentFormat):
@@ -38,6 +43,7 @@ class SpritesLatent(comfy.latent_formats.LatentFormat):
 class HostSprites(HostNetwork):
     # Nothing runs again in backward: a step takes a blink and little memory.
     build = staticmethod(sprites.build_network)
+    trained_on = sprites.TRAINED_ON
 
 
 def load_model(
@@ -65,12 +71,28 @@ def load_clip(path: Path | str = sprites.DEFAULT_WEIGHTS) -> comfy.sd.CLIP:
     return comfy.sd.CLIP(target, state_dict=weights["prompt"], model_options={"dtype": torch.float32})
 
 
+def _ignored(prompt: str) -> str:
+    if not (words := ignored_words(prompt)):
+        return ""
+    return (
+        f"The sprites model reads nothing in {', '.join(map(repr, words))}. "
+        "Use its words, which the tooltip of Load Sprites Model's clip output lists."
+    )
+
+
 class _Tokenizer:
     def __init__(self, embedding_directory: Any = None, tokenizer_data: Any = None) -> None:
         pass
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **_: Any) -> dict[str, list]:
-        return {"sprites": [tokenize(text)]}
+        tokens: dict[str, Any] = {"sprites": [tokenize(text)]}
+        context = get_executing_context()
+        report = Report(context and context.node_id)
+        if warning := _ignored(text):
+            # On core's own node for prompts: it is the only place where a prompt for sampling can be questioned.
+            report.warn(warning)
+            tokens[PROMPT_WARNING] = warning
+        return tokens
 
     def state_dict(self) -> dict[str, Tensor]:
         return {}
@@ -91,10 +113,11 @@ class _TextEncoder(PromptEmbedding):
     def set_clip_options(self, options: dict[str, Any]) -> None:
         self.execution_device = options.get("execution_device", self.execution_device)
 
-    def encode_token_weights(self, tokens: dict[str, list]) -> tuple[Tensor, None]:
+    def encode_token_weights(self, tokens: dict[str, Any]) -> tuple[Tensor, None, dict[str, str]]:
         device = self.execution_device or self.colour.weight.device
         context = self(torch.tensor(tokens["sprites"], device=device))
-        return context.to(comfy.model_management.intermediate_device()), None
+        passed_on = {name: tokens[name] for name in (PROMPT_WARNING,) if name in tokens}
+        return context.to(comfy.model_management.intermediate_device()), None, passed_on
 
     def load_sd(self, state: dict[str, Tensor]) -> Any:
         return self.load_state_dict(state, strict=False)
@@ -102,6 +125,8 @@ class _TextEncoder(PromptEmbedding):
 
 class SpritesVAE(comfy.sd.VAE):
     """A VAE without weights: pixels are rearranged, nothing is lost. Video latents are ``[1, 12, F, H/2, W/2]``."""
+
+    trained_on = sprites.TRAINED_ON
 
     def __init__(self) -> None:
         self.first_stage_model = nn.Identity()

@@ -15,6 +15,7 @@ import comfy.utils
 import torch
 from torch import Tensor, nn
 
+from ...sma.clip_size import ClipSize
 from .weights import load_exactly
 
 # How weights may be kept; the host chooses what it computes in.
@@ -37,10 +38,12 @@ class SD15Video(comfy.latent_formats.SD15):
 class HostNetwork(nn.Module):
     """A network of ``sma/networks`` under the host's calling convention; its children, and so its state-dict keys, are the network's own.
 
-    A subclass names the builder, ``(config, *, operations, device, dtype) -> nn.Module``, as ``build = staticmethod(...)``.
+    A subclass names the builder, ``(config, *, operations, device, dtype) -> nn.Module``, as ``build = staticmethod(...)``, and where its
+    weights know one length and size of clips only, that as ``trained_on``.
     """
 
     build: ClassVar[Callable[..., nn.Module]]
+    trained_on: ClassVar[ClipSize | None] = None
 
     def __init__(self, config: Mapping[str, Any], dtype: torch.dtype, device=None, operations: Any = None) -> None:
         super().__init__()

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..clip_size import ClipSize
 from ..networks.unet3d import build_unet3d
 from ..networks.unet3d_transformers import TemporalTransformer, TransformerBlock
 from .data import FRAMES, SIZE
 from .prompt import PromptEmbedding
 
 PATCH = 2
+TRAINED_ON = ClipSize(FRAMES, SIZE, SIZE)
 UNET_CONFIG: dict[str, Any] = {
     "sample_size": SIZE // PATCH,
     "in_channels": 3 * PATCH**2,

@@ -23,6 +23,8 @@ _SYNONYMS: dict[str, str] = {
     "striped": "stripes",
     "cloudy": "clouds",
 }
+# Words that only join the others.
+_JOINING = frozenset("a an and at background before ground in is of on over the there with".split())
 # Words of each token. The index after the last word is the null token, where a word is missing or dropped; the second
 # sprite's tokens have one more, that there is none.
 SLOTS: dict[str, tuple[str, ...]] = {
@@ -55,15 +57,29 @@ def tokenize(prompt: str) -> tuple[int, ...]:
     The first colour and shape are one sprite's, the second ones another's; a prompt that names no second one asks for a
     single sprite. A prompt without any known word is the empty prompt: five null tokens.
     """
-    words = [_SYNONYMS.get(word, word) for word in re.findall(r"[a-z]+", prompt.lower())]
-    found: dict[str, int] = {}
-    for word in words:
-        slot = next((slot for slot, known in SLOTS.items() if word in known and slot not in found), None)
-        if slot is not None:
-            found[slot] = SLOTS[slot].index(word)
+    found = _read(prompt)[0]
     if found and not {"other_colour", "other_shape"} & found.keys():
         found |= {slot: none_token(slot) for slot in ("other_colour", "other_shape")}
     return tuple(found.get(slot, null_token(slot)) for slot in SLOTS)
+
+
+def ignored_words(prompt: str) -> tuple[str, ...]:
+    """Words of a prompt that mean nothing to the model, each once: unknown ones, and known ones too many ("red green blue circle")."""
+    return _read(prompt)[1]
+
+
+def _read(prompt: str) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Token of each slot that a word fills, and the words that fill none."""
+    found: dict[str, int] = {}
+    ignored = []
+    for written in re.findall(r"[^\W\d_]+", prompt.lower()):
+        word = _SYNONYMS.get(written, written)
+        slot = next((slot for slot, known in SLOTS.items() if word in known and slot not in found), None)
+        if slot is not None:
+            found[slot] = SLOTS[slot].index(word)
+        elif written not in _JOINING:
+            ignored.append(written)
+    return found, tuple(dict.fromkeys(ignored))
 
 
 class PromptEmbedding(nn.Module):

@@ -4,6 +4,8 @@
 //   run: opens "template", sets the "widgets" [[node type, widget name, value]] and presses Run; then again for every list of widgets in
 //       "again", before which the page is reloaded where the list begins with "reload"
 //   convert: the API format of "workflows" (paths of UI files), as the page queues it
+//   reports: runs a template, runs it again, cancels a third run and reloads the page, with screenshots in the folder "screenshots";
+//       what nodes report after each, see `reports` below
 const fs = require("node:fs")
 const { chromium } = require("playwright-core") // found through NODE_PATH
 
@@ -201,7 +203,7 @@ async function main() {
   const problems = []
   const { browser, page } = await openPage(job, problems)
   try {
-    const result = await { tour, run, convert }[job.action](job, page, problems)
+    const result = await { tour, run, convert, reports }[job.action](job, page, problems)
     console.log(JSON.stringify({ ...result, problems }))
   } catch (error) {
     throw new Error([error.message, ...problems].join("\n"), { cause: error })
@@ -218,3 +220,105 @@ main().then(
     process.exit(1)
   },
 )
+
+// Sets widgets of the nodes of one title, as a user would.
+async function setTitled(page, title, values) {
+  await page.evaluate(
+    ([title, values]) => {
+      for (const node of window.app.rootGraph.nodes.filter((node) => node.title === title)) {
+        for (const [name, value] of Object.entries(values)) {
+          const widget = node.widgets.find((widget) => widget.name === name)
+          widget.value = value
+          widget.callback?.(value)
+        }
+      }
+    },
+    [title, values],
+  )
+}
+
+// What stands on the nodes: node type -> lines and warnings of its report, and whether they can be seen.
+async function shownReports(page) {
+  return page.evaluate(() => {
+    const found = {}
+    for (const node of window.app.rootGraph.nodes) {
+      const element = node.widgets?.find((widget) => widget.name === "spectral_motion_report")?.element
+      if (!element) continue
+      const texts = (kind) => [...element.querySelectorAll(`:scope > .${kind}`)].map((line) => line.textContent)
+      const { width, height } = element.getBoundingClientRect()
+      const scale = window.app.canvas.ds.scale
+      found[node.type] = {
+        report: texts("line"),
+        warnings: texts("warning"),
+        height: height / scale,
+        seen: element.checkVisibility() && width > 0 && height > 0,
+      }
+    }
+    return found
+  })
+}
+
+// What a report must not touch: the values that are saved by position, and the prompt.
+async function savedValues(page) {
+  return page.evaluate(async () => {
+    const values = window.app.rootGraph.serialize().nodes.map((node) => [node.id, node.type, node.widgets_values ?? []])
+    const { output } = await window.app.graphToPrompt()
+    return { values, inputs: Object.fromEntries(Object.entries(output).map(([id, { inputs }]) => [id, Object.keys(inputs)])) }
+  })
+}
+
+async function reports(job, page, problems) {
+  const TRAINER = "SMA_TrainMotionLoRA"
+  const seen = {}
+  const note = async (moment, where = page) => {
+    await where.waitForTimeout(700)
+    seen[moment] = await shownReports(where)
+    await where.screenshot({ path: `${job.screenshots}/${moment}.png` })
+  }
+  const trainerSays = (where, text, not = "no such text") =>
+    where.waitForFunction(
+      ([type, text, not]) => {
+        const node = window.app?.rootGraph?.nodes.find((node) => node.type === type)
+        const element = node?.widgets?.find((widget) => widget.name === "spectral_motion_report")?.element
+        return element?.textContent.includes(text) && !element.textContent.includes(not)
+      },
+      [TRAINER, text, not],
+      { timeout: job.timeout * 1000 },
+    )
+  await openTemplate(page, job.pack, job.template)
+  await setTitled(page, "Train Motion LoRA", { steps: 4, save_every: 0 })
+  await setTitled(page, "KSampler", { steps: 2 })
+  await setTitled(page, "Training prompt", { text: "red wombat" })
+  await note("before")
+  const before = await savedValues(page)
+  const first = await queueAndWait(page, job.timeout * 1000)
+  await trainerSays(page, "Saved output/loras/")
+  await note("after")
+  await setTitled(page, "KSampler", { seed: 7 })
+  const second = await queueAndWait(page, job.timeout * 1000)
+  await note("again")
+  const after = await savedValues(page)
+  await setTitled(page, "Train Motion LoRA", { steps: 5000, seed: 3 })
+  const third = queueAndWait(page, job.timeout * 1000)
+  third.catch(() => {}) // where a wait below fails first
+  await trainerSays(page, "modules adapted", "Saved")
+  const other = await page.context().browser().newPage()
+  await other.setViewportSize(page.viewportSize())
+  await other.goto(job.url)
+  await other.waitForFunction(() => window.app?.extensionManager && window.app?.rootGraph)
+  await other.locator(".p-blockui-mask").waitFor({ state: "hidden" })
+  const graph = await page.evaluate(() => window.app.rootGraph.serialize())
+  await other.evaluate((graph) => window.app.loadGraphData(graph, true, true, "the same"), graph)
+  await note("opened_during_the_run", other)
+  await page.evaluate(() => window.comfyAPI.api.api.interrupt(null))
+  const cancelled = await third
+  await trainerSays(page, "Stopped at step")
+  await note("cancelled")
+  await trainerSays(other, "Stopped at step")
+  await other.close()
+  await page.reload()
+  await trainerSays(page, "Stopped at step")
+  await note("reloaded")
+  problems.push(...(await complaints(page)))
+  return { events: [first, second, cancelled].map(({ event }) => event), seen, before, after }
+}

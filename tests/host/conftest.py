@@ -19,6 +19,7 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != RO
 sys.path += [str(ROOT / "scripts"), str(Path(__file__).parent)]
 
 import harness  # noqa: E402
+from listening import listen  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +72,10 @@ async def _awaited(awaitable: Awaitable[Any]) -> Any:
 
 def _fake_server() -> SimpleNamespace:
     """What nodes reach through PromptServer.instance, doing nothing."""
+    from aiohttp import web
+
     return SimpleNamespace(
+        routes=web.RouteTableDef(),
         client_id=None,
         last_node_id=None,
         last_prompt_id=None,
@@ -79,6 +83,12 @@ def _fake_server() -> SimpleNamespace:
         send_sync=lambda *args, **kwargs: None,
         send_progress_text=lambda *args, **kwargs: None,
     )
+
+
+@pytest.fixture
+def said(host: Host, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Lines that nodes write under themselves while a test runs, newest last."""
+    return listen(monkeypatch)
 
 
 @pytest.fixture(scope="session")

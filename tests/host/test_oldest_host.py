@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import tomllib
-
 import harness
 import pytest
+import tomllib
 from startup import assert_loaded_in_silence
 from template import short_template, through_wan, video_of
 from tiny_models import write_wan

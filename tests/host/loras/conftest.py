@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from listening import listen
 from tiny_models import write_wan
 
 
@@ -156,10 +157,7 @@ def wan_file(host) -> Path:
 @pytest.fixture(scope="module")
 def said(host, monkeymodule) -> list[str]:
     """Lines that Load and Save Motion LoRA write under themselves, newest last."""
-    lines: list[str] = []
-    for module in ("nodes.wear", "nodes.save"):
-        monkeymodule.setattr(host.module(module), "say", lambda node_id, text: lines.append(text))
-    return lines
+    return listen(monkeymodule)
 
 
 @pytest.fixture(scope="module")

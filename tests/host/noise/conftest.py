@@ -144,13 +144,3 @@ def _drifting_square() -> torch.Tensor:
 @pytest.fixture(params=FAMILIES)
 def case(request, load) -> Case:
     return load(request.param)
-
-
-@pytest.fixture
-def said(host, monkeypatch) -> list[str]:
-    """What nodes write under their widgets."""
-    import server
-
-    lines = []
-    monkeypatch.setattr(server.PromptServer.instance, "send_progress_text", lambda text, node: lines.append(text))
-    return lines

@@ -124,16 +124,6 @@ def make_case():
     return Case
 
 
-@pytest.fixture
-def said(monkeypatch):
-    """What nodes write under their widgets."""
-    import server
-
-    lines = []
-    monkeypatch.setattr(server.PromptServer.instance, "send_progress_text", lambda text, node: lines.append(text))
-    return lines
-
-
 class Untouched:
     """A snapshot of everything a training could leave behind on a MODEL."""
 
