@@ -66,7 +66,8 @@ def run_template(
 
     Returns {"event": "execution_success" | "execution_error" | "execution_interrupted" | "refused" | "timeout" | "opened",
     "detail": that event's data, "nodes": the node types of the graph, "problems": what page or console complained
-    about, and failed requests, "runs": event, detail and types of the "cached" nodes of each}; leaves a screenshot in .harness/screenshots.
+    about, and failed requests, "runs": event, detail and types of the "cached" nodes of each}; only opened also "film" as in tour and "boxes",
+    [type, x, y, width, height] of every node. Leaves a screenshot in .harness/screenshots.
     """
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     screenshot = SCREENSHOTS / f"{name}{'-2.0' if vue else ''}.png"

@@ -9,7 +9,7 @@ FAMILY = "ali-vilab/text-to-video-ms-1.7b"
 # Of a loader's files the page offers those whose names are widget values, and those of one name only once. Names without a folder mean
 # the same on Windows.
 TEXT_ENCODER = Model(
-    "modelscope_t2v_text_encoder_fp16.safetensors",
+    "modelscope_t2v_clip_fp16.safetensors",
     f"{HUB}/{FAMILY}/resolve/main/text_encoder/model.fp16.safetensors",
     "text_encoders",
 )

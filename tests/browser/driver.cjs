@@ -29,18 +29,21 @@ async function openPage(job, problems) {
   })
   const settings = { ...SETTINGS, "Comfy.VueNodes.Enabled": job.vue }
   await page.request.post(`${job.url}/api/settings`, { data: settings })
-  await page.goto(job.url)
-  await ready(page)
-  // From here on: a fresh page asks for settings and files of the user that do not exist yet.
   page.on("response", (response) => {
-    if (response.status() >= 400) problems.push(`${response.status()}: ${response.url()}`)
+    if (opened && response.status() >= 400) problems.push(`${response.status()}: ${response.url()}`)
   })
+  await load(page, () => page.goto(job.url))
   return { browser, page }
 }
 
-async function ready(page) {
+let opened = false // until then the page asks for settings and files of the user that do not exist yet
+
+async function load(page, go) {
+  opened = false
+  await go()
   await page.waitForFunction(() => window.app?.extensionManager && window.app?.rootGraph)
   await page.locator(".p-blockui-mask").waitFor({ state: "hidden" })
+  opened = true
 }
 
 async function openTemplate(page, pack, template) {
@@ -90,19 +93,19 @@ async function showPreviews(page) {
   })
 }
 
-async function look(page) {
-  // The film of a node shows once it has been fetched.
-  const film = await page
-    .waitForFunction(
-      () => {
-        const film = [...document.querySelectorAll("video")].find((video) => video.videoWidth)
-        return film && [film.videoWidth, film.videoHeight]
-      },
-      null,
-      { timeout: 15_000 },
-    )
-    .then((size) => size.jsonValue())
-    .catch(() => null)
+// Width and height of a film on a node, once it has been fetched; null where none comes.
+async function shownFilm(page) {
+  const find = () => {
+    const film = [...document.querySelectorAll("video")].find((video) => video.videoWidth)
+    return film && [film.videoWidth, film.videoHeight]
+  }
+  const film = await page.waitForFunction(find, null, { timeout: 15_000 }).catch(() => null)
+  return film && film.jsonValue()
+}
+
+async function look(page, screenshot) {
+  const film = await shownFilm(page)
+  if (screenshot) await page.screenshot({ path: screenshot })
   await showPreviews(page)
   await page.waitForTimeout(1000)
   return {
@@ -110,11 +113,7 @@ async function look(page) {
     film,
     models: await page.evaluate(() => {
       const { pendingWarnings } = window.app.extensionManager.workflow.activeWorkflow
-      return (pendingWarnings?.missingModelCandidates ?? []).map(({ name, directory, url }) => ({
-        name,
-        directory,
-        url,
-      }))
+      return (pendingWarnings?.missingModelCandidates ?? []).map(({ name, directory, url }) => ({ name, directory, url }))
     }),
     prompt: await prompt(page),
   }
@@ -125,9 +124,9 @@ async function tour(job, page, problems) {
   for (const template of job.templates) {
     problems.length = 0
     await openTemplate(page, job.pack, template)
-    sights[template] = await look(page)
+    const screenshot = job.screenshots && `${job.screenshots}/${template}${job.vue ? "-2.0" : ""}.png`
+    sights[template] = await look(page, screenshot)
     sights[template].problems = [...problems, ...(await complaints(page))]
-    if (job.screenshots) await page.screenshot({ path: `${job.screenshots}/${template}${job.vue ? "-2.0" : ""}.png` })
   }
   problems.length = 0
   return { sights }
@@ -155,11 +154,16 @@ async function queueAndWait(page, timeout) {
   return Promise.race([ended, refused, late])
 }
 
+const boxes = (page) =>
+  page.evaluate(() => window.app.rootGraph.nodes.map((node) => [node.type, ...node.pos, ...node.size]))
+
 const setWidgets = (page, widgets) =>
   page.evaluate((widgets) => {
     for (const [type, name, value] of widgets) {
       const node = window.app.rootGraph.nodes.find((node) => node.type === type)
-      node.widgets.find((widget) => widget.name === name).value = value
+      const widget = node.widgets.find((widget) => widget.name === name)
+      widget.value = value
+      widget.callback?.(value)
     }
   }, widgets)
 
@@ -167,13 +171,16 @@ async function run(job, page, problems) {
   await openTemplate(page, job.pack, job.template)
   problems.push(...(await complaints(page)))
   const nodes = await nodeTypes(page)
-  if (!job.queue) return { event: "opened", detail: null, nodes }
+  if (!job.queue) {
+    await setWidgets(page, job.widgets)
+    await page.waitForTimeout(job.widgets.length ? 3000 : 0) // for a preview of what was chosen
+    return { event: "opened", detail: null, nodes, film: await shownFilm(page), boxes: await boxes(page) }
+  }
   const runs = []
   for (const widgets of [job.widgets, ...job.again]) {
     if (widgets[0] === "reload") {
       await page.waitForTimeout(2000) // the page writes its draft of the graph with a delay
-      await page.reload()
-      await ready(page)
+      await load(page, () => page.reload())
       await page.waitForTimeout(1000)
     }
     await setWidgets(page, widgets.filter((entry) => entry !== "reload"))

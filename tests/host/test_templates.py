@@ -27,7 +27,7 @@ def write_family(models: Path, unet: str, *, fps: bool = False) -> None:
         network.fps_embedding = TimestepEmbedding(32, 128)
     files = {
         f"diffusion_models/{unet}": random_weights(network),
-        "text_encoders/modelscope_t2v_text_encoder_fp16.safetensors": text_encoder_weights(),
+        "text_encoders/modelscope_t2v_clip_fp16.safetensors": text_encoder_weights(),
         "vae/modelscope_t2v_vae_fp16.safetensors": random_weights(AutoencoderKL.from_config(VAE)),
     }
     for name, weights in files.items():
