@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from .checks import check_option, check_whole
-from .lora_layers import FullLayer, Init, LoRALayer, Update, is_adaptable
+from .lora_layers import FullLayer, Init, LoRALayer, Update, input_of, is_adaptable
 
 __all__ = ["Adapter", "Kind", "LoRALayer", "attach", "is_adaptable"]
 
@@ -35,6 +35,8 @@ class Adapter:
         self.dropout = dropout
         self.training = False
         self.dropout_seed = 0
+        #: Layers that forwards went through since this was cleared, by key -> dtype their updates were computed in.
+        self.called: dict[str, torch.dtype] = {}
         self._enabled = dict.fromkeys(self.layers, True)
         self._frozen = dict.fromkeys(self.layers, False)
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
@@ -42,12 +44,14 @@ class Adapter:
     def _hook(self, key: str, target: nn.Module, index: int) -> None:
         layer = self.layers[key]
 
-        def add_update(module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
+        def add_update(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
             if not self._enabled[key]:
                 return None
+            x = input_of(key, args, kwargs, "Leave this layer out of the selection.")
+            self.called[key] = output.dtype
             dropout = self.dropout if self.training else 0.0
             seed = self.dropout_seed * len(self.layers) + index
-            update = layer(args[0], dropout, seed, frozen=self._frozen[key])
+            update = layer(x, dropout, seed, frozen=self._frozen[key])
             if update.shape != output.shape:
                 # Broadcasting would hide a convolution that pads or crops outside its own settings.
                 raise ValueError(
@@ -56,7 +60,7 @@ class Adapter:
                 )
             return output + update
 
-        self._handles.append(target.register_forward_hook(add_update))
+        self._handles.append(target.register_forward_hook(add_update, with_kwargs=True))
 
     def enable(self, **groups: bool) -> None:
         """Switches whole groups, e.g. ``enable(temporal=True, spatial=False)``; groups not named keep their state."""
@@ -94,7 +98,7 @@ class Adapter:
         Args:
             groups: only these groups; None is all.
         """
-        chosen = set(self._keys(groups))
+        chosen = set(self.keys(groups))
         for key, layer in self.layers.items():
             if key in chosen:
                 for part, value in layer.named_parameters():
@@ -103,7 +107,8 @@ class Adapter:
     def parameters(self, groups: Iterable[str] | None = None) -> list[nn.Parameter]:
         return [parameter for _, parameter in self.named_parameters(groups)]
 
-    def _keys(self, groups: Iterable[str] | None) -> list[str]:
+    def keys(self, groups: Iterable[str] | None = None) -> list[str]:
+        """Keys of the layers of these groups; None is all."""
         groups = tuple(self.groups if groups is None else groups)
         self.check_groups(groups)
         return [key for group in groups for key in self.groups[group]]
@@ -148,7 +153,7 @@ class Adapter:
             ValueError: an unknown group, or several groups that adapt the same module.
         """
         tensors: dict[str, Tensor] = {}
-        chosen = set(self._keys(groups))
+        chosen = set(self.keys(groups))
         for key in (key for key in self.layers if key in chosen):
             name = _module_of(key)
             for suffix, value in self.layers[key].file_tensors().items():

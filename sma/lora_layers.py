@@ -6,7 +6,8 @@ The layer's own weight is never touched, so quantised, shared and offloaded weig
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,29 @@ def is_adaptable(module: nn.Module) -> bool:
     """Whether a module is a linear or convolution layer. Quantised ones need not descend from ``nn.Linear``."""
     is_linear = hasattr(module, "in_features") and hasattr(module, "out_features")
     return is_linear or isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+
+
+def input_of(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], remedy: str) -> Tensor:
+    """Returns the input of a call of a linear or convolution layer.
+
+    A host may have a layer do more than its own product, an activation before it or a residual after it, and says so by further
+    arguments. An update that knows only the input and the output would be wrong there. Arguments of None ask for nothing.
+
+    Args:
+        name: of the layer, for the message.
+        args, kwargs: of the call.
+        remedy: what to do instead.
+
+    Raises:
+        ValueError: the call asks for more.
+    """
+    asked = {f"argument {number}": value for number, value in enumerate(args[1:], 2)} | dict(kwargs)
+    x = args[0] if args else asked.pop("input")
+    if unknown := [key for key, value in asked.items() if value is not None]:
+        raise ValueError(
+            f"{name} is called with {', '.join(unknown)} beside its input, which is not known here. {remedy}"
+        )
+    return x
 
 
 class Update(nn.Module):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from .balance import backward
 from .checks import check_frames
+from .gradient_check import idle_layers
 from .lora import Adapter
 from .plan import Phase, TrainingSettings, of_clip
 from .prediction import Prediction, add_noise
@@ -40,9 +42,11 @@ class StepInfo:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """``state.adapter`` is the trained adapter, ``state.history`` every step's record."""
+    """``state.adapter`` is the trained adapter, ``state.history`` every step's record. ``idle`` holds the keys of layers that took no
+    part in the model's answer and so learned nothing, see :func:`~.gradient_check.idle_layers`."""
 
     state: TrainingState
+    idle: tuple[str, ...] = ()
 
 
 def train(
@@ -82,7 +86,7 @@ def train(
     Raises:
         ValueError: no clip or phase, clips with fewer than 2 frames, NaN or infinite values, masks that do not fit,
             unknown groups, a state beyond the last step, another number of denoisers, or one whose answer has another shape or no gradient
-            to the adapter.
+            to the adapter or to some of its layers.
         RuntimeError: called where gradients are switched off.
         NonFiniteLoss: the loss or gradient became NaN or infinite.
     """
@@ -111,6 +115,7 @@ def train(
 
     before: Snapshot | None = None
     finished = False
+    unproven, idle = set(adapter.layers), set()
     adapter.train()
     try:
         while len(history) < settings.steps:
@@ -136,6 +141,10 @@ def train(
                     sigmas = prediction.sigma.tolist()
                     _require_finite(sum(part.item() for part in parts), f"loss at sigma {max(sigmas):.4g}", step, kept)
                     total += backward(parts, loss.spectral_share, adapter.parameters())
+                    if first := unproven.intersection(adapter.keys(learning)):
+                        again = partial(denoisers[index], prediction.x_t, prediction.sigma)
+                        idle |= idle_layers(adapter, [key for key in adapter.layers if key in first], again)
+                        unproven -= first
                     for name, value in values.items():
                         terms[name] = terms.get(name, ()) + tuple(zip(sigmas, value.tolist(), strict=True))
             limit = settings.clip_norm if settings.clip_norm > 0 else math.inf
@@ -162,7 +171,7 @@ def train(
         adapter.freeze(**dict.fromkeys(adapter.groups, False))
         if not finished and on_stop is not None:
             on_stop(capture())
-    return TrainingResult(capture())
+    return TrainingResult(capture(), tuple(key for key in adapter.layers if key in idle))
 
 
 def _check(
@@ -268,6 +277,7 @@ def _predict(
     levels = settings.level_at(u).tolist()
     sigma = torch.tensor([settings.sigma_at(level) for level in levels], dtype=x0.dtype, device=x0.device)
     noise = torch.randn(x0.shape, generator=generator).to(x0)
+    adapter.called.clear()
     adapter.dropout_seed = int(torch.randint(2**31, (), generator=generator))
     x_t = add_noise(x0, noise, sigma, settings.kind)
     x0_hat = denoise(x_t, sigma)
@@ -277,5 +287,8 @@ def _predict(
             "Encode the clip with the VAE of this model."
         )
     if not x0_hat.requires_grad:
-        raise ValueError("No adapter layer that is switched on takes part in the denoising. Choose other layers.")
+        raise ValueError(
+            "No adapter layer that is switched on takes part in the denoising, or what follows has no gradient. "
+            "Choose other layers, or remove what replaces the model's attention."
+        )
     return Prediction.from_denoised(x0, noise, x_t, sigma, x0_hat, settings.kind, mask)

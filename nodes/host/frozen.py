@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...sma.lora_layers import input_of
+
 Forward = Callable[..., Tensor]
 
 _CONVOLUTIONS = {
@@ -37,16 +39,21 @@ def can_freeze(module: nn.Module) -> bool:
     return kind.__name__ == "Linear" or kind.__name__ in _NORMS
 
 
-def frozen(module: nn.Module, forward: Forward) -> Forward:
+def frozen(name: str, module: nn.Module, forward: Forward) -> Forward:
     """``forward`` of a layer for which autograd keeps no weight.
 
     Autograd would keep the cast copy of every weight, more memory than the weights themselves; and where the host streams weights
-    through shared buffers, backward would find other weights in them.
+    through shared buffers, backward would find other weights in them. So a cast layer that is asked for more than its own product,
+    whose derivative is not known here, is refused by name.
     """
 
-    def run(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if args or kwargs or not (torch.is_grad_enabled() and x.requires_grad) or not _is_cast(module, x):
-            return forward(x, *args, **kwargs)
+    def run(*args: Any, **kwargs: Any) -> Tensor:
+        x = args[0] if args else kwargs["input"]
+        if not (torch.is_grad_enabled() and x.requires_grad) or not _is_cast(module, x):
+            return forward(*args, **kwargs)
+        x = input_of(
+            name, args, kwargs, "Train on weights that need no cast (float32, or those the model computes in)."
+        )
         return _Frozen.apply(x, module, forward)
 
     return run

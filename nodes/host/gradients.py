@@ -78,9 +78,9 @@ def differentiable(network: nn.Module, *, checkpoint: bool = True) -> Iterator[N
                     swapped.append((table, name, tensor))
                     alias = _alias(tensor)
                     table[name] = nn.Parameter(alias, requires_grad=False) if table is module._parameters else alias
-        for module in network.modules():
+        for name, module in network.named_modules():
             if can_freeze(module):
-                replace(module, frozen(module, module.forward))
+                replace(module, frozen(name, module, module.forward))
         weights = frozenset(address for _, _, tensor in swapped for address in _storages(tensor))
         for block in blocks_of(getattr(network, "diffusion_model", network), checkpoint=checkpoint):
             forward = block.forward

@@ -19,7 +19,7 @@ import torch
 from comfy.patcher_extension import PatcherInjection, WrappersMP
 from torch import Tensor, nn
 
-from ...sma.lora import LoRALayer
+from ...sma.lora_layers import LoRALayer, input_of
 
 _RANGES = "spectral_motion_ranges"
 
@@ -144,7 +144,9 @@ class WornLoRA:
             return
         for name in self._layers:
             module = model.diffusion_model.get_submodule(name)
-            hooks.handles.append(module.register_forward_hook(self._hook(name, weakref.ref(model), hooks)))
+            hooks.handles.append(
+                module.register_forward_hook(self._hook(name, weakref.ref(model), hooks), with_kwargs=True)
+            )
 
     def _eject(self, patcher: Any) -> None:
         hooks = self._hooks.get(patcher.model)
@@ -158,12 +160,13 @@ class WornLoRA:
             self._placed.clear()
 
     def _hook(self, name: str, model: weakref.ref[nn.Module], hooks: _Hooks) -> Any:
-        def add_update(module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
+        def add_update(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
             user = getattr(model(), "current_patcher", None)
             # The host may put injections of a MODEL on a network that is in use by another one (stale clones).
             if not hooks.on or (user is not None and self.key not in user.injections):
                 return None
-            update = self._layer(name, output.device)(args[0])
+            x = input_of(name, args, kwargs, "Set apply to patch weights.")
+            update = self._layer(name, output.device)(x)
             if update.shape != output.shape:
                 raise ValueError(
                     f"{name} answers {list(output.shape)} where its settings give {list(update.shape)}, so it cannot be bypassed. "
