@@ -188,12 +188,19 @@ def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
     )
     for name, known in _BLOCK_TYPES.items():
         kinds = given[name]
-        need(isinstance(kinds, list | tuple) and set(kinds) <= set(known), name, f"a list of {' and '.join(known)}")
+        need(
+            isinstance(kinds, list | tuple) and all(kind in known for kind in kinds),
+            name,
+            f"a list of {' and '.join(known)}",
+        )
         need(len(kinds) == len(widths), name, f"{len(widths)} blocks, as many as block_out_channels")
     for name in _SIZES:
         need(_is_size(given[name]), name, "a whole number above 0")
     head, groups = given["attention_head_dim"], given["norm_num_groups"]
-    need(head <= min(widths), "attention_head_dim", f"at most {min(widths)}, the smallest of block_out_channels")
+    kinds = [*given["down_block_types"], *given["up_block_types"]]
+    levels = zip(kinds, [*widths, *reversed(widths)], strict=True)
+    attending = min([widths[-1], *(width for kind, width in levels if _attends(kind))])
+    need(head <= attending, "attention_head_dim", f"at most {attending}, the narrowest level with attention")
     need(not any(width % groups for width in widths), "norm_num_groups", f"a divisor of {', '.join(map(str, widths))}")
     need(given["act_fn"] in ACTIVATIONS, "act_fn", f"one of {', '.join(ACTIVATIONS)}")
     need(given["downsample_padding"] in (0, 1), "downsample_padding", "0 or 1")

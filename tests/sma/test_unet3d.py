@@ -171,7 +171,7 @@ def test_written_out_attention_is_attention() -> None:
         ),
         ({"up_block_types": ["UpBlock3D"]}, r"up_block_types \['UpBlock3D'\]; it must be 2 blocks"),
         ({"attention_head_dim": [8, 8]}, r"attention_head_dim \[8, 8\]; it must be a whole number above 0"),
-        ({"attention_head_dim": 9}, "attention_head_dim 9; it must be at most 8"),
+        ({"attention_head_dim": 9}, "attention_head_dim 9; it must be at most 8, the narrowest level"),
         ({"norm_num_groups": None}, "norm_num_groups None; it must be a whole number"),
         ({"norm_num_groups": 3}, "norm_num_groups 3; it must be a divisor of 8, 16"),
         ({"num_attention_heads": 4}, "num_attention_heads 4; it must be empty"),

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 import tiny_animatediff as tiny
 import torch
 from safetensors.torch import load_file, save_file
+
+
+def test_without_diffusers_it_lists_its_files_and_says_what_to_install(host, case, monkeypatch):
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    node = host.module("nodes.animatediff").LoadAnimateDiffModel
+    (modules,) = [item.options for item in node.define_schema().inputs if item.id == "motion_module"]
+    assert case.motion_module in modules
+    with pytest.raises(
+        ImportError,
+        match=r'^AnimateDiff needs diffusers, which is not installed\. Run .* "diffusers>=0\.31,<0\.\d+" and',
+    ):
+        node.execute({"base": "diffusers folder", "folder": "tiny-sd15"}, case.motion_module, "as stored")
 
 
 def test_other_bases_are_refused(host, models, case):
