@@ -110,6 +110,7 @@ class TrainMotionLoRA(io.ComfyNode):
                         on_step=run.on_step,
                         on_stop=run.on_stop,
                     )
+                run.idle(result.idle)
                 return run.lora(result.state), [record.loss for record in result.state.history]
             finally:
                 adapter.detach()
