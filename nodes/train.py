@@ -121,6 +121,7 @@ class TrainMotionLoRA(io.ComfyNode):
                         on_step=run.on_step,
                         on_stop=run.on_stop,
                     )
+                run.idle(result.idle)
                 lora = run.lora(result.state)
                 found = outcome(host.denoisers, clips, plan.phases[-1], adapter, settings, masks=masks)
                 tell_after(report, found)

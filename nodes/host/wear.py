@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from .weights import SAFETENSORS_SUFFIXES, named_tensors, read_metadata, read_pi
 from .worn import Range, WornLoRA
 
 _PLAIN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+# The host's function of a layer and what comes before it.
+_FOLDED = "linear_input_act"
 AUTO, PATCH, BYPASS = "auto", "patch weights", "bypass"
 
 
@@ -58,7 +61,8 @@ def wear(model: Any, lora: LoRASource, *, strength: float, apply: str, where: Ra
 
     Args:
         apply: ``"patch weights"``: W + update, as the host does it. ``"bypass"``: the update is computed beside the layer, exactly as in
-            training. ``"auto"``: bypass where a range or quantised weights need it, else patch.
+            training. ``"auto"``: bypass where a range or quantised weights need it, else patch. Layers that the host computes
+            without calling them are patched in any case.
 
     Raises:
         ValueError: the LoRA is for another model, does not fit, changes nothing, or cannot be worn as asked.
@@ -82,12 +86,13 @@ def wear(model: Any, lora: LoRASource, *, strength: float, apply: str, where: Ra
             f"{lora.name} holds NaN or infinite values in {len(broken)} layers, for example {broken[0]}. Its training failed; use another."
         )
     quantised = any(_is_quantised(targets[name]) for name in reading.updates)
+    uncalled = _computed_uncalled(network)
     bypass = apply == BYPASS or (apply == AUTO and (quantised or not where.everywhere))
 
     layers: dict[str, LoRALayer] = {}
     patches: dict[Any, Any] = {}
     for name, update in reading.updates.items():
-        if bypass and _can_be_bypassed(targets[name]):
+        if bypass and name not in uncalled and _can_be_bypassed(targets[name]):
             layers[name] = _layer(name, targets[name], update, strength)
         else:
             patches[f"{PREFIX}{name}.weight"] = _adapter(update)
@@ -228,6 +233,23 @@ def _shape(module: nn.Module) -> tuple[int, ...]:
 def _is_quantised(module: nn.Module) -> bool:
     weight = getattr(module, "weight", None)
     return weight is None or hasattr(weight, "_qdata") or weight.dtype not in _PLAIN
+
+
+def _computed_uncalled(network: nn.Module) -> set[str]:
+    """Names of the layers whose product the host computes without calling them, so that no hook is called either.
+
+    Newer hosts fold the activation before a feed-forward's last layer into that layer's product where its weights are 8-bit integers.
+    Which feed-forwards do is read off their code; the layer is the last that they hold.
+    """
+    names = set()
+    for name, module in network.named_modules():
+        code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
+        if code is None or _FOLDED not in code.co_names:
+            continue
+        layers = [inner for inner, layer in module.named_modules(prefix=name) if is_adaptable(layer)]
+        if layers and "INT8" in str(getattr(network.get_submodule(layers[-1]).weight, "_layout_cls", "")):
+            names.add(layers[-1])
+    return names
 
 
 def _can_be_bypassed(module: nn.Module) -> bool:

@@ -299,3 +299,25 @@ def test_detach_leaves_no_trace_in_the_network(net):
     assert [id(parameter) for parameter in net.parameters()] == parameters
     assert list(net.state_dict()) == keys
     second.detach()  # once more is no error
+
+
+class Fused(nn.Linear):
+    """A layer that also does what comes after it, as newer hosts' do."""
+
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        y = super().forward(input)
+        return y if residual is None else y + residual
+
+
+def test_a_layer_that_is_asked_for_more_than_its_product_is_refused_by_name():
+    network = nn.ModuleDict({"down": Fused(5, 5)})
+    adapter = fill(attach(network, ["down"], rank=2, alpha=2.0, generator=generator()))
+    x, layer = torch.randn(3, 5, generator=generator()), network["down"]
+    plain = layer(x)
+    assert torch.equal(layer(x, None), plain) and torch.equal(layer(x, residual=None), plain)
+    assert torch.equal(layer(input=x), plain)
+    for call in (lambda: layer(x, residual=x), lambda: layer(x, x), lambda: layer(input=x, residual=x)):
+        with pytest.raises(ValueError, match="down is called with (residual|argument 2) beside its input.* Leave this"):
+            call()
+    adapter.enable(all=False)
+    assert torch.equal(layer(x, residual=x), F.linear(x, layer.weight, layer.bias) + x)

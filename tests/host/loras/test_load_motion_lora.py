@@ -187,3 +187,27 @@ def test_training_through_a_model_that_wears_a_lora(case):
     assert case.hooks() != []  # still loaded
     case.predict(case.model)
     assert case.hooks() == []
+
+
+def test_a_layer_that_is_asked_for_more_than_its_product_is_refused_by_name(wan):
+    """Newer hosts fuse what comes before and after a layer into its call, and say so by a keyword."""
+    layer = wan.model.model.diffusion_model.blocks[0].self_attn.o
+    plain = type(layer)
+
+    class Asked(plain):
+        def __call__(self, x):
+            return super().__call__(x, input_act="gelu_tanh")
+
+        def forward(self, x, input_act=None):
+            return super().forward(x)
+
+    worn = wan.wear(wan.lora(), apply="bypass")
+    layer.__class__ = Asked
+    try:
+        with pytest.raises(
+            ValueError, match="0.self_attn.o is called with input_act beside its input.* Set apply to pat"
+        ):
+            wan.predict(worn)
+    finally:
+        layer.__class__ = plain
+    assert distance(wan.predict(worn), wan.predict(wan.model)) > 1e-3

@@ -191,6 +191,71 @@ def test_quantised_weights_are_bypassed_and_sampled_as_trained(host, wan_file, m
     assert distance(case.predict(case.wear(lora, apply="patch weights")), trained) > 1e-3
 
 
+@pytest.fixture(scope="module")
+def folded(host, wan_file, make_case):
+    """Wan with int8 weights as newer hosts compute it: the feed-forward's last layer is folded into its activation, and not called."""
+    import comfy.ops
+
+    class FoldedFeedForward(torch.nn.Sequential):
+        def forward(self, x):
+            return comfy.ops.linear_input_act(self[2], self[0](x), "gelu_tanh")
+
+    if not hasattr(comfy.ops, "linear_input_act"):
+        pytest.skip("this host folds nothing")
+    unet = write_quantised(wan_file, "int8_tensorwise")
+    (model,) = host.call("UNETLoader", unet_name=unet, weight_dtype="default")
+    for block in model.model.diffusion_model.blocks:
+        block.ffn.__class__ = FoldedFeedForward
+    return make_case(model)
+
+
+@pytest.mark.parametrize("apply", ["auto", "bypass"])
+def test_layers_that_the_host_computes_without_calling_them_are_patched(folded, apply):
+    down = folded.lora(role="feed-forward", strength=0.3)
+    down = {key: value for key, value in down.items() if ".ffn.2." in key}
+    base, worn = folded.predict(folded.model), folded.wear(down, apply=apply)
+    assert folded.said[-1] == f"{len(down)} of {len(down)} keys applied (ComfyUI format, rank 4, patched)"
+    changed = folded.predict(worn)
+    assert distance(changed, base) > 1e-2
+    assert distance(changed, folded.predict(folded.wear(down, apply="patch weights"))) <= 1e-2
+
+
+def test_the_layers_beside_them_are_bypassed(folded):
+    """As trained, but for what patching rounds of the folded layers."""
+    trained, lora = folded.trained(role="feed-forward", strength=0.3)
+    worn = folded.wear(lora)
+    assert folded.said[-1] == (
+        f"{len(lora)} of {len(lora)} keys applied (ComfyUI format, rank 4, bypassed, 2 of its weights patched)"
+    )
+    assert distance(folded.predict(worn), trained) < 0.2 * distance(folded.predict(folded.model), trained)
+
+
+def test_a_range_on_such_a_layer_is_refused_by_name(folded):
+    lora = folded.lora(role="feed-forward")
+    with pytest.raises(
+        ValueError, match=r"2 updates that can only be patched, .*blocks\.0\.ffn\.2.*Wear it everywhere"
+    ):
+        folded.wear(lora, end_percent=0.5)
+    kept = {key: value for key, value in lora.items() if ".ffn.2." not in key}
+    assert distance(folded.predict(folded.wear(kept, end_percent=0.9)), folded.predict(folded.model)) > 1e-3
+
+
+def test_training_such_a_network_reaches_the_folded_layers(folded):
+    """The host calls them while it trains; the LoRA's effect at sampling is then that of its training."""
+    lora, roles = folded.host.module("sma.lora"), folded.host.module("sma.roles")
+
+    def job(denoiser):
+        names = roles.matching(denoiser.network, r"blocks\.\d+\.ffn\.2")
+        adapter = lora.attach(denoiser.network, names, rank=2, alpha=2, generator=torch.Generator().manual_seed(1))
+        denoiser.denoise(denoiser.clip, torch.full((1,), denoiser.sigma_at(0.6))).square().mean().backward()
+        adapter.detach()
+        return [float(value.grad.abs().max()) for name, value in adapter.named_parameters() if name.endswith(".up")]
+
+    with torch.inference_mode():
+        run = folded.host.module("nodes.host.training").run_in_training
+        assert min(run(folded.model, folded.latent, folded.positive, job, seed=0)) > 0
+
+
 def test_every_layer_of_a_network_can_be_worn(case):
     """Convolutions too: the sprites UNet has 2-D and 3-D ones."""
     trained, lora = case.trained(role="everything", strength=0.02)
