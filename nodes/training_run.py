@@ -85,9 +85,9 @@ class TrainingRun:
     def idle(self, keys: Sequence[str]) -> None:
         """Says which layers took no part in the model's answer; they learned nothing."""
         if keys:
-            text = f"{len(keys)} layers took no part in the model's answer and learned nothing, for example {keys[0]}."
-            say(self.node_id, text)
-            logger.warning(text)
+            self.report.warn(
+                f"{len(keys)} layers took no part in the model's answer and learned nothing, for example {keys[0]}."
+            )
 
     def on_step(self, info: StepInfo) -> None:
         """Reports a step, saves a checkpoint when one is due, and raises the host's cancel."""

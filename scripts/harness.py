@@ -73,7 +73,7 @@ def enter() -> None:
 def _pytest(python: Path, arguments: list[str]) -> tuple[int, str, Counter[str]]:
     """Run pytest in its own process, show what it prints; returns (exit status, its closing line, skipped tests by reason)."""
     # -I keeps the repository root off sys.path, where it would shadow the host's modules.
-    command = [str(python), "-I", "-m", "pytest", "-q", "-rfEs", *arguments]
+    command = [str(python), "-I", "-m", "pytest", "-q", *arguments]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     closing, skipped = "", Counter()
     with unwind_on_signals():
@@ -97,7 +97,7 @@ def test(options: list[str]) -> int:
     failed, left_out, lines = False, 0, []
     for suite in SUITES:
         say(f"pytest {' '.join(suite)}")
-        status, closing, skipped = _pytest(python, [*suite, *options])
+        status, closing, skipped = _pytest(python, ["-rfEs", *suite, *options])
         # 5: no test fits the options, which is no failure of the suite.
         failed |= status not in ((0, 5) if options else (0,))
         left_out += skipped.total()

@@ -38,8 +38,9 @@ def test_a_missing_library_is_asked_for_by_one_command(installed, monkeypatch):
     installed("huggingface-hub", "0.36.2")
     monkeypatch.setitem(sys.modules, "diffusers", None)
     monkeypatch.setattr(sys, "executable", "/opt/comfy/bin/python")
+    alone = " -s" if sys.flags.no_user_site else ""
     assert message() == (
-        'AnimateDiff needs diffusers, which is not installed. Run /opt/comfy/bin/python -m pip install "diffusers>=0.31,<0.36" '
+        f'AnimateDiff needs diffusers, which is not installed. Run /opt/comfy/bin/python{alone} -m pip install "diffusers>=0.31,<0.36" '
         "and restart ComfyUI."
     )
 
