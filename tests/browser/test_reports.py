@@ -39,7 +39,9 @@ def session(server, request) -> dict:
 
 def test_the_runs_end_as_meant_and_the_page_complains_of_nothing(session):
     outcome = (session["events"], session["problems"])
-    assert outcome == (["execution_success", "execution_success", "execution_interrupted"], []), json.dumps(session, indent=1)
+    assert outcome == (["execution_success", "execution_success", "execution_interrupted"], []), json.dumps(
+        session, indent=1
+    )
 
 
 def test_a_node_without_a_report_looks_as_before(session):
