@@ -85,8 +85,8 @@ def main_inputs() -> list[io.Input]:
             default=0,
             min=0,
             max=100_000,
-            tooltip="Every so many steps, saves the LoRA under output/loras and the state for resume_from. "
-            "0: the state alone, on cancel or error.",
+            tooltip="The finished LoRA is always saved under output/loras. Above 0: also every so many steps, each time and at the end with the "
+            "state for resume_from, to train on with more steps. 0: a state on cancel or error alone.",
         ),
         io.Combo.Input(
             "resume_from",
@@ -170,7 +170,7 @@ def advanced_inputs() -> list[io.Input]:
             "save_prefix",
             default="motion",
             advanced=True,
-            tooltip="File name prefix of what save_every, cancel and errors leave under output/.",
+            tooltip="File name prefix of LoRAs and states under output/.",
         ),
         io.Boolean.Input(
             "checkpointing",
@@ -216,7 +216,7 @@ def later_inputs() -> list[io.Input]:
             options=[ONE_ADAPTER, DUAL_PATH],
             optional=True,
             tooltip="dual path: beside the LoRA of motion another one for each clip learns from single frames how it looks, so that "
-            "motion is what is left to learn. The output is the LoRA of motion alone; save_every saves the others beside it.",
+            "motion is what is left to learn. The output is the LoRA of motion alone; with save_every above 0 the others are saved beside it.",
         ),
         io.Combo.Input(
             "adapter",

@@ -138,14 +138,11 @@ class TrainingRun:
 
     def lora(self, state: TrainingState) -> MotionLoRA:
         """The finished LoRA, which is on disk as well. Says on the node what was done and where it is."""
-        records = state.history[self.first_step :]
-        text = f"Nothing was left to do: {self.first_step} of {self.steps} steps were done"
-        if records:
-            tail = records[-max(1, len(records) // 10) :]
-            mean = sum(record.loss for record in tail) / len(tail)
-            seconds = time.monotonic() - self.started
-            text = f"{len(records)} steps in {seconds:.0f} s, loss {records[0].loss:.4f} → {mean:.4f}"
-        self.report.tell(text)
+        if done := state.step - self.first_step:
+            # Without losses of single steps: each has another noise level, so the first and the last say little.
+            self.report.tell(f"{done} steps in {time.monotonic() - self.started:.0f} s")
+        else:
+            self.report.tell(f"Nothing was left to do: {self.first_step} of {self.steps} steps were done")
         if self.saved is None or self.saved[0] != state.step:
             self._checkpoint(state)
         if self.saved is not None and self.saved[0] == state.step:

@@ -30,14 +30,14 @@ class Outcome:
     learned: float
 
     def __str__(self) -> str:
-        return f"Loss on the clip at the same noise: {self.without:.4f} before, {self.learned:.4f} after training"
+        return f"Loss on the clip at the same noise: {self.without:.3g} before, {self.learned:.3g} after training"
 
     def warning(self) -> str:
         """What to say about a training that made the model worse at its own clip; "" about one that did not."""
         if self.learned <= _GREW * self.without:
             return ""
         return (
-            f"The training diverged: the loss on the clip, at the same noise, went from {self.without:.4f} to {self.learned:.4f}. "
+            f"The training diverged: the loss on the clip, at the same noise, went from {self.without:.3g} to {self.learned:.3g}. "
             "Lower learning_rate, to a tenth for a start."
         )
 
@@ -65,13 +65,13 @@ def outcome(
         for number in range(_LEVELS):
             index = number % len(clips)
             clip = at_least_float32(clips[index])
-            loss, learned = phase.loss.bind(clip), phase.on(index, adapter.groups)
+            learned = phase.on(index, adapter.groups)
             for on in totals:
                 adapter.enable(**{group: on and group in learned for group in adapter.groups})
                 generator = torch.Generator().manual_seed(_DRAWS + number)
                 share = (number + 0.5) / _LEVELS
                 prediction = _predict(denoisers[index], clip, masks[index], share, settings, generator)
-                totals[on] += loss.total(prediction, generator).item() / _LEVELS
+                totals[on] += phase.loss.total(prediction, generator).item() / _LEVELS
     adapter.enable(**dict.fromkeys(adapter.groups, True))
     return Outcome(totals[False], totals[True])
 

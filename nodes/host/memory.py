@@ -7,10 +7,12 @@ networks that peak, measured tensor by tensor, was 0.65 to 1.18 times the estima
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 from ...sma.lora import Adapter
 from .checkpoint import blocks_of
 
+_CGROUP = Path("/sys/fs/cgroup")
 # Of what is free: above that share a training counts as tight. The peak was up to 1.18 times the estimate, and the host, the page and
 # what the graph does next need the rest.
 _TIGHT = 0.6
@@ -78,8 +81,26 @@ def estimate(denoiser: Any, adapter: Adapter, *, batch: int, checkpoint: bool) -
         weights=storage_bytes(network),
         adapter=_COPIES_OF_ADAPTER * sum(_bytes(value) for value in adapter.parameters()),
         activations=activations * batch,
-        free=comfy.model_management.get_free_memory(clip.device),
+        free=free_memory(clip.device),
     )
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be taken on a device. On a CPU the host looks at the whole machine; a container may have less."""
+    free = comfy.model_management.get_free_memory(device)
+    return min(free, _left_in_container()) if device.type == "cpu" else free
+
+
+def _left_in_container() -> float:
+    """What a Linux container's memory limit leaves, file caches counted as free; infinite where there is no limit."""
+    for limit, used in (
+        (_CGROUP / "memory.max", _CGROUP / "memory.current"),
+        (_CGROUP / "memory" / "memory.limit_in_bytes", _CGROUP / "memory" / "memory.usage_in_bytes"),
+    ):
+        if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+            counters = dict(line.split() for line in limit.with_name("memory.stat").read_text().splitlines())
+            return max(0, int(text) - int(used.read_text()) + int(counters.get("inactive_file", 0)))
+    return math.inf
 
 
 def storage_bytes(network: nn.Module) -> int:

@@ -274,6 +274,19 @@ async function savedValues(page) {
   })
 }
 
+// The trainer's values as they would be saved while a choice of its own brings one more widget.
+async function chooseLayers(page, type) {
+  return page.evaluate((type) => {
+    const node = window.app.rootGraph.nodes.find((node) => node.type === type)
+    const widget = node.widgets.find((widget) => widget.name === "layers")
+    const before = widget.value
+    widget.value = "regular expression"
+    const values = node.serialize().widgets_values
+    widget.value = before
+    return values
+  }, type)
+}
+
 async function reports(job, page, problems) {
   const TRAINER = "SMA_TrainMotionLoRA"
   const seen = {}
@@ -297,6 +310,7 @@ async function reports(job, page, problems) {
   await setTitled(page, "KSampler", { steps: 2 })
   await setTitled(page, "Training prompt", { text: "red wombat" })
   await note("before")
+  const chosen = { without: await chooseLayers(page, TRAINER) }
   const before = await savedValues(page)
   const first = await queueAndWait(page, job.timeout * 1000)
   await trainerSays(page, "Saved output/loras/")
@@ -305,6 +319,7 @@ async function reports(job, page, problems) {
   const second = await queueAndWait(page, job.timeout * 1000)
   await note("again")
   const after = await savedValues(page)
+  chosen.with = await chooseLayers(page, TRAINER)
   await setTitled(page, "Train Motion LoRA", { steps: 5000, seed: 3 })
   const third = queueAndWait(page, job.timeout * 1000)
   third.catch(() => {}) // where a wait below fails first
@@ -322,10 +337,12 @@ async function reports(job, page, problems) {
   await trainerSays(page, "Stopped at step")
   await note("cancelled")
   await trainerSays(other, "Stopped at step")
+  await other.evaluate((graph) => window.app.loadGraphData(graph, true, true, "another"), { ...graph, id: crypto.randomUUID() })
+  await note("another_workflow", other)
   await other.close()
   await page.reload()
   await trainerSays(page, "Stopped at step")
   await note("reloaded")
   problems.push(...(await complaints(page)))
-  return { events: [first, second, cancelled].map(({ event }) => event), seen, before, after }
+  return { events: [first, second, cancelled].map(({ event }) => event), seen, before, after, chosen }
 }

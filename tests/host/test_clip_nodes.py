@@ -218,6 +218,29 @@ def test_a_clip_that_is_gone_is_left_to_the_run_to_refuse(host, clips, file):
     assert host.node("SMA_LoadMotionClip").fingerprint_inputs(file=file, start=0.0) == []
 
 
+def test_a_still_clip_and_one_of_a_size_the_model_never_saw_are_warned_of(host, clips, said):
+    folder = clips / "still"
+    folder.mkdir()
+    for number in range(4):
+        Image.linear_gradient("L").save(folder / f"{number}.png")
+    load(host, "still/", timing={"timing": "stride", "stride": 1})
+    assert said[-1].startswith("The clip hardly moves: ")
+    shutil.rmtree(folder)
+    said.clear()
+    vae = host.module("nodes.host.sprites").SpritesVAE()
+    report = load(host, "film.mp4", vae=vae)[3]
+    (warning,) = [text for text in said if text != report]
+    assert warning.startswith(
+        "The model of this VAE was trained on 8 frames of 16x16 pixels and never saw 4 frames of 20x16"
+    )
+    said.clear()
+    report = load(host, "film.mp4", frame_count=8, width=16, height=16, vae=vae)[3]
+    host.call("SMA_EmptyVideoLatent", vae=vae, width=16, height=16, frame_count=8, batch_size=1)
+    assert said == [report, "8 frames, 16x16"]
+    host.call("SMA_EmptyVideoLatent", vae=vae, width=256, height=256, frame_count=4, batch_size=1)
+    assert "never saw 4 frames of 256x256 pixels" in said[-1]
+
+
 def test_the_report_tells_the_frames_a_video_vae_leaves_out(host, clips, wan, said):
     images, _, count, report = load(host, "film.mp4", frame_count=8, width=32, height=16, vae=wan)
     assert report.endswith("→ 32x16 centre crop; this VAE sees 5 of the 8 frames, choose 5 or 9")

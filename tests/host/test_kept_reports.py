@@ -114,24 +114,25 @@ def test_the_report_shown_last_counts_and_not_the_one_said_last(host, monkeypatc
 
 def test_cancel_and_the_run_before_it_leave_their_reports(server, page, graph):
     trainer, clip = node_of(graph, TRAINER), node_of(graph, CLIP)
+    page.run(graph)
     by_type(graph)[TRAINER].update(steps=50_000, seed=31)
     (prompt,) = [node for node, entry in graph.items() if entry["_meta"]["title"] == "Training prompt"]
     graph[prompt]["inputs"]["text"] = "red wombat on plain"
     prompt_id = page.queue(graph)
     deadline = time.monotonic() + 120
-    while not any("modules adapted" in line for line in page.reports().get(trainer, {}).get("report", [])):
+    while len(page.reports()[trainer]["report"]) != 1:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     live = page.reports()[trainer]
+    assert "modules adapted" in live["report"][0]
     assert live["warnings"] == [page.reports()[prompt]["warnings"][0]] and live["warnings"][0].startswith(UNKNOWN)
+    time.sleep(3)
     server.interrupt()
     assert server.wait(prompt_id).event("execution_interrupted")["node_id"] == trainer
     stopped = page.reports()
     assert stopped[trainer]["report"] == live["report"] and stopped[clip]["report"]
-    # Cancelled before its first step, there is no state to go on from.
-    if len(stopped[trainer]["warnings"]) > 1:
-        assert stopped[trainer]["warnings"][1].startswith("Stopped at step ")
-        assert stopped[trainer]["warnings"][1] in server.log.read_text()
+    (warning,) = stopped[trainer]["warnings"][1:]
+    assert warning.startswith("Stopped at step ") and warning in server.log.read_text()
 
 
 def test_a_report_holds_every_line_and_every_warning_once(host, said, caplog):

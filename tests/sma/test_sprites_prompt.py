@@ -5,7 +5,7 @@ import torch
 
 from sma.sprites.data import COLOURS, SHAPES
 from sma.sprites.ground import GROUNDS
-from sma.sprites.prompt import PromptEmbedding, known_words, tokenize
+from sma.sprites.prompt import PromptEmbedding, ignored_words, known_words, tokenize
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,22 @@ def test_every_known_word_fills_a_slot() -> None:
     assert set(known_words()) >= {*COLOURS, *SHAPES, *GROUNDS}
     for word in known_words():
         assert tokenize(word) != tokenize("")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "ignored"),
+    [
+        ("red circle on a plain background", ()),
+        ("A pink disc and the blue box over striped ground.", ()),
+        ("", ()),
+        ("red wombat, riding a red bike", ("wombat", "riding", "bike")),
+        ("red green blue circle", ("blue",)),
+        ("ein roter kreis, grün", ("ein", "roter", "kreis", "grün")),
+        ("red circles", ("circles",)),
+    ],
+)
+def test_words_that_mean_nothing_are_named_once(prompt: str, ignored: tuple[str, ...]) -> None:
+    assert ignored_words(prompt) == ignored
 
 
 def test_context_holds_a_row_per_slot() -> None:

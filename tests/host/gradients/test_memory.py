@@ -110,9 +110,32 @@ def test_the_estimate_tells_its_parts_and_warns_where_they_do_not_fit(load, monk
     assert enough.adapter == 7 * values
     assert enough.total == enough.weights + enough.adapter + enough.activations
     assert str(enough).startswith(f"about {enough.total / 1e6:.0f} MB of memory, {enough.weights / 1e6:.0f} MB of it")
-    assert "free" not in str(enough)
-    assert "; only 5 KB are free beside it, so use fewer frames" in str(estimated(5000)[0])
+    assert enough.warning() == ""
+    needed = enough.adapter + enough.activations
+    assert estimated(2 * needed)[0].warning() == ""
+    tight = estimated(1.5 * needed)[0].warning()
+    assert tight.startswith(f"Memory is tight: training needs about {needed / 1e3:.0f} KB beside the model, and ")
+    missing = estimated(5000)[0].warning()
+    assert missing.startswith("Memory does not fit: ") and "5 KB are free. Use fewer frames" in missing
     assert estimated(10**9, batch=3)[0].activations == 3 * enough.activations
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_container_has_no_more_memory_than_its_limit(load, monkeypatch, tmp_path, version):
+    module = load("wan").host.module("nodes.host.memory")
+    monkeypatch.setattr(module, "_CGROUP", tmp_path)
+    device = torch.device("cpu")
+    assert module.free_memory(device) > 10**6
+    folder = tmp_path / "memory" if version == 1 else tmp_path
+    folder.mkdir(exist_ok=True)
+    limit, used = ("limit_in_bytes", "usage_in_bytes") if version == 1 else ("max", "current")
+    (folder / f"memory.{limit}").write_text("10000\n")
+    (folder / f"memory.{used}").write_text("9000\n")
+    (folder / "memory.stat").write_text("anon 8000\ninactive_file 500\n")
+    assert module.free_memory(device) == 1500
+    if version == 2:
+        (folder / "memory.max").write_text("max\n")
+        assert module.free_memory(device) > 10**6
 
 
 def test_shared_and_quantised_weights_are_counted_once_and_whole(load):

@@ -1,0 +1,87 @@
+"""What nodes report and warn of stands on them as text, in both renderers, and stays there."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "scripts"))
+
+import harness  # noqa: E402
+import page  # noqa: E402
+
+TRAINER, CLIP, PROMPT = "SMA_TrainMotionLoRA", "SMA_LoadMotionClip", "CLIPTextEncode"
+MOMENTS = ["after", "again", "opened_during_the_run", "cancelled", "reloaded"]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[harness.Client]:
+    reason = page.missing_tools()
+    if reason:
+        (pytest.fail if os.environ.get("SPECTRAL_MOTION_NO_SKIP") else pytest.skip)(reason)
+    python, host = harness.ensure_environment()
+    with harness.serve(python, host, base=tmp_path_factory.mktemp("base")) as client:
+        yield client
+
+
+@pytest.fixture(scope="module", params=["classic", "nodes_2"])
+def session(server, request) -> dict:
+    folder = page.SCREENSHOTS / f"reports_{request.param}"
+    return page.reports_of_template(server, "sprites-motion-transfer", folder, vue=request.param == "nodes_2")
+
+
+def test_the_runs_end_as_meant_and_the_page_complains_of_nothing(session):
+    outcome = (session["events"], session["problems"])
+    assert outcome == (["execution_success", "execution_success", "execution_interrupted"], []), json.dumps(
+        session, indent=1
+    )
+
+
+def test_a_node_without_a_report_looks_as_before(session):
+    assert session["seen"]["before"] == {}
+    assert all(set(session["seen"][moment]) == {TRAINER, CLIP, PROMPT} for moment in MOMENTS)
+
+
+def test_reports_and_warnings_can_be_read_and_stay_small(session):
+    for moment in MOMENTS:
+        shown = session["seen"][moment]
+        assert all(node["seen"] and 20 < node["height"] < 160 for node in shown.values()), (moment, shown)
+        assert shown[CLIP]["report"][0].startswith("8 frames at 8 fps") and shown[CLIP]["warnings"] == []
+        for node in (TRAINER, PROMPT):
+            assert shown[node]["warnings"][0].startswith("The sprites model reads nothing in 'wombat'."), moment
+
+
+def test_a_finished_training_says_where_its_lora_is_and_says_it_again_from_the_cache(session):
+    report = session["seen"]["after"][TRAINER]["report"]
+    assert "modules adapted" in report[0] and any(line.startswith("Saved output/loras/") for line in report)
+    assert any(line.startswith("Saved output/loras/") for line in session["seen"]["again"][TRAINER]["report"])
+
+
+def test_what_was_said_before_a_cancel_stays_also_after_a_reload(session):
+    live, cancelled, reloaded = (session["seen"][moment][TRAINER] for moment in MOMENTS[2:])
+    assert live["report"] == cancelled["report"] == reloaded["report"]
+    assert len(live["report"]) == 1 and "modules adapted" in live["report"][0]
+    assert cancelled["warnings"] == reloaded["warnings"]
+    assert cancelled["warnings"][-1].startswith("Stopped at step ")
+
+
+def test_another_workflow_with_the_same_node_ids_shows_nothing(session):
+    assert session["seen"]["another_workflow"] == {}
+
+
+def test_nothing_of_it_enters_the_prompt_or_moves_a_saved_value(session):
+    before, after = session["before"], session["after"]
+    assert after["inputs"] == before["inputs"]
+    for (id, kind, values), (_, _, later) in zip(before["values"], after["values"], strict=True):
+        if kind == "KSampler":
+            values[0] = 7  # the seed that the second run has
+        # A preview's empty value comes behind all others.
+        assert later[: len(values)] == values and not any(later[len(values) :]), (id, kind)
+    # A widget that the node's own choice brings keeps the place it has without a report.
+    assert session["chosen"]["with"] == session["chosen"]["without"]
+    assert ".*attn.*" in session["chosen"]["with"]
