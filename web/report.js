@@ -7,7 +7,7 @@ const EVENT = "spectral_motion.report"
 const WIDGET = "spectral_motion_report"
 const LINE = 15 // px
 const MARGIN = 10 // px; the classic renderer leaves so much free round an element
-const MOST = 156 // px; a longer report scrolls, so that a node never grows far over its neighbours
+const MOST = 176 // px; a longer report scrolls, so that a node never grows far over its neighbours
 
 const style = document.createElement("style")
 style.textContent = `
@@ -76,6 +76,11 @@ function show(entry) {
     return line
   })
   element.replaceChildren(...lines)
+  if (!window.LiteGraph.vueNodesMode) {
+    // The classic renderer makes room only when it draws the node again, and after a reload it may not.
+    const [, height] = node.computeSize()
+    if (node.size[1] < height) node.setSize([node.size[0], height])
+  }
   node.graph?.setDirtyCanvas(true, true)
 }
 

@@ -249,8 +249,9 @@ async function shownReports(page) {
   return page.evaluate(() => {
     const found = {}
     for (const node of window.app.rootGraph.nodes) {
-      const element = node.widgets?.find((widget) => widget.name === "spectral_motion_report")?.element
-      if (!element) continue
+      const widget = node.widgets?.find((widget) => widget.name === "spectral_motion_report")
+      if (!widget) continue
+      const { element } = widget
       const texts = (kind) => [...element.querySelectorAll(`:scope > .${kind}`)].map((line) => line.textContent)
       const { width, height } = element.getBoundingClientRect()
       const scale = window.app.canvas.ds.scale
@@ -258,6 +259,7 @@ async function shownReports(page) {
         report: texts("line"),
         warnings: texts("warning"),
         height: height / scale,
+        inside: window.LiteGraph.vueNodesMode || widget.y + widget.computedHeight <= node.size[1] + 1,
         seen: element.checkVisibility() && width > 0 && height > 0,
       }
     }
@@ -288,6 +290,16 @@ async function chooseLayers(page, type) {
 }
 
 async function reports(job, page, problems) {
+  try {
+    return await runAndRead(job, page, problems)
+  } finally {
+    // A long run that is left over would hold up the next page's.
+    await page.evaluate(() => window.comfyAPI.api.api.interrupt(null))
+  }
+}
+
+async function runAndRead(job, page, problems) {
+  page.setDefaultTimeout(job.timeout * 1000)
   const TRAINER = "SMA_TrainMotionLoRA"
   const seen = {}
   const note = async (moment, where = page) => {
@@ -325,6 +337,7 @@ async function reports(job, page, problems) {
   third.catch(() => {}) // where a wait below fails first
   await trainerSays(page, "modules adapted", "Saved")
   const other = await page.context().browser().newPage()
+  other.setDefaultTimeout(job.timeout * 1000)
   await other.setViewportSize(page.viewportSize())
   await other.goto(job.url)
   await other.waitForFunction(() => window.app?.extensionManager && window.app?.rootGraph)

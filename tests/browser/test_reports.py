@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,20 +18,16 @@ TRAINER, CLIP, PROMPT = "SMA_TrainMotionLoRA", "SMA_LoadMotionClip", "CLIPTextEn
 MOMENTS = ["after", "again", "opened_during_the_run", "cancelled", "reloaded"]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[harness.Client]:
+@pytest.fixture(scope="module", params=["classic", "nodes_2"])
+def session(tmp_path_factory: pytest.TempPathFactory, request) -> dict:
+    """A server for each renderer: a template that is opened again is the same workflow, and shows its last reports."""
     reason = page.missing_tools()
     if reason:
         (pytest.fail if os.environ.get("SPECTRAL_MOTION_NO_SKIP") else pytest.skip)(reason)
     python, host = harness.ensure_environment()
     with harness.serve(python, host, base=tmp_path_factory.mktemp("base")) as client:
-        yield client
-
-
-@pytest.fixture(scope="module", params=["classic", "nodes_2"])
-def session(server, request) -> dict:
-    folder = page.SCREENSHOTS / f"reports_{request.param}"
-    return page.reports_of_template(server, "sprites-motion-transfer", folder, vue=request.param == "nodes_2")
+        folder = page.SCREENSHOTS / f"reports_{request.param}"
+        return page.reports_of_template(client, "sprites-motion-transfer", folder, vue=request.param == "nodes_2")
 
 
 def test_the_runs_end_as_meant_and_the_page_complains_of_nothing(session):
@@ -50,7 +45,10 @@ def test_a_node_without_a_report_looks_as_before(session):
 def test_reports_and_warnings_can_be_read_and_stay_small(session):
     for moment in MOMENTS:
         shown = session["seen"][moment]
-        assert all(node["seen"] and 20 < node["height"] < 160 for node in shown.values()), (moment, shown)
+        assert all(node["seen"] and node["inside"] and 20 < node["height"] < 180 for node in shown.values()), (
+            moment,
+            shown,
+        )
         assert shown[CLIP]["report"][0].startswith("8 frames at 8 fps") and shown[CLIP]["warnings"] == []
         for node in (TRAINER, PROMPT):
             assert shown[node]["warnings"][0].startswith("The sprites model reads nothing in 'wombat'."), moment
