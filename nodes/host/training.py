@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,20 +78,36 @@ def run_in_training(
     check_conditioning(positive, latent)
     check_patches(model)
     kind_of(model.get_model_object("model_sampling"))
-    if model.is_dynamic():
-        # Dynamically placed weights live in buffers that are reused before backward reads them.
-        if model.cached_patcher_init is None:
-            raise ValueError(
-                "The model's weights are placed dynamically and its loader cannot load them otherwise, which training "
-                "needs. Load it with a core loader, or start ComfyUI with --disable-dynamic-vram."
-            )
-        model = model.get_non_dynamic_delegate()
-    guider = _Guider(model)
-    guider.set_conds(positive)
     sampler = _TrainingSampler(job, checkpoint)
     sigmas = torch.tensor([1.0, 0.0])  # the host wants some; ours are drawn per step
-    guider.sample(torch.zeros_like(latent), latent, sampler, sigmas, denoise_mask=noise_mask, seed=seed)
+    with _staying(model) as loaded:
+        guider = _Guider(loaded)
+        guider.set_conds(positive)
+        guider.sample(torch.zeros_like(latent), latent, sampler, sigmas, denoise_mask=noise_mask, seed=seed)
     return sampler.result
+
+
+@contextmanager
+def _staying(model: Any) -> Iterator[Any]:
+    """A MODEL whose weights stay in their place: itself, or for the time of the training a second copy of a dynamically placed one.
+
+    Dynamically placed weights live in buffers that are used again before backward reads them.
+    """
+    if not model.is_dynamic():
+        yield model
+        return
+    if model.cached_patcher_init is None:
+        raise ValueError(
+            "The model's weights are placed dynamically and its loader cannot load them otherwise, which training needs. "
+            "Load it with a core loader (where ComfyUI still knows it, --disable-dynamic-vram helps as well)."
+        )
+    kept = model.non_dynamic_delegate_model
+    try:
+        copy = model.get_non_dynamic_delegate()
+        yield copy
+    finally:
+        # The host would keep it for as long as the MODEL.
+        model.non_dynamic_delegate_model = kept
 
 
 class _Guider(comfy.samplers.CFGGuider):

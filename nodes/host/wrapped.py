@@ -91,11 +91,29 @@ class _NoiseStart:
         return super().noise_scaling(sigma, noise, latent_image, max_denoise or empty)
 
 
-class _EpsSampling(_NoiseStart, comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):
+class _OwnSchedule:
+    """A schedule that stays with its object.
+
+    Where the host places weights dynamically it writes every buffer back by its path before a run, and a node may have put another
+    schedule there since: both would then sample with the other's noise levels. What is no buffer is not written; and what was another
+    object's is not taken.
+    """
+
+    def set_sigmas(self, sigmas: Tensor) -> None:
+        vars(self).update(sigmas=sigmas.float(), log_sigmas=sigmas.log().float())
+
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        if name not in vars(self):
+            super().register_buffer(name, tensor, persistent)
+
+
+class _EpsSampling(_OwnSchedule, _NoiseStart, comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):
     pass
 
 
-class _VSampling(_NoiseStart, comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION):
+class _VSampling(
+    _OwnSchedule, _NoiseStart, comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION
+):
     pass
 
 
