@@ -46,6 +46,8 @@ class Manager:
         self.custom_nodes.mkdir()
         self.python = copy_environment(source_python, folder / "venv")
         run_quietly([self.python, "-m", "pip", "install", "-q", "-r", self.host / "manager_requirements.txt"])
+        # A version that newer releases of huggingface-hub break: an installation that brings one in stops this host from starting.
+        run_quietly([self.python, "-m", "pip", "install", "-q", "transformers==4.57.3"])
         wanted = names((harness.ROOT / "requirements.txt").read_text())
         self.own = wanted - names(run_quietly([self.python, "-c", NEEDS]))
 
