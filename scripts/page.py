@@ -45,35 +45,29 @@ def _drive(job: dict[str, Any], timeout: float) -> dict[str, Any]:
     return json.loads(result.stdout.splitlines()[-1])
 
 
-Widgets = Sequence[tuple[str, str, Any]]
-
-
 def run_template(
     client: Client,
     name: str,
     *,
     pack: str = PACK_FOLDER,
-    queue: bool = True,
+    steps: Sequence[str | tuple[str, str, Any]] = ("run",),
     vue: bool = False,
-    widgets: Widgets = (),
-    again: Sequence[Widgets] = (),
     timeout: float = 1200,
 ) -> dict[str, Any]:
-    """Open a template from the page's template browser and queue it there, or only open it.
+    """Open a template from the page's template browser and do there what steps say.
 
-    vue: nodes drawn by Nodes 2.0 instead of the classic canvas. widgets: (node type, widget name, value) set before the run; again: those
-    of further runs, where "reload" reloads the page first. timeout: seconds each prompt may run.
+    steps: "run" queues the graph, "reopen" opens it anew, "reload" reloads the page, (node type, widget name, value) sets a widget. vue: nodes drawn by Nodes 2.0
+    instead of the classic canvas. timeout: seconds a run may take.
 
-    Returns {"event": "execution_success" | "execution_error" | "execution_interrupted" | "refused" | "timeout" | "opened",
-    "detail": that event's data, "nodes": the node types of the graph, "problems": what page or console complained
-    about, and failed requests, "runs": event, detail and types of the "cached" nodes of each}; only opened also "film" as in tour and "boxes",
-    [type, x, y, width, height] of every node. Leaves a screenshot in .harness/screenshots.
+    Returns {"event": "execution_success" | "execution_error" | "execution_interrupted" | "refused" | "timeout" of the last run, or
+    "opened", "detail": that event's data, "runs": event, detail and types of the "cached" nodes of each, "nodes": the node types of the
+    graph, "boxes": [type, x, y, width, height] of its nodes, "problems": what page or console complained about, and failed requests};
+    leaves a screenshot in .harness/screenshots.
     """
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     screenshot = SCREENSHOTS / f"{name}{'-2.0' if vue else ''}.png"
     job = {"action": "run", "url": client.url, "pack": pack, "template": name, "screenshot": str(screenshot)}
-    job |= {"queue": queue, "vue": vue, "widgets": widgets, "again": again, "timeout": timeout}
-    return _drive(job, timeout + 300)
+    return _drive(job | {"steps": steps, "vue": vue, "timeout": timeout}, timeout + 300)
 
 
 def tour(

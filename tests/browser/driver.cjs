@@ -1,8 +1,8 @@
 // Drives the host's real web page in Chromium. Usage: node driver.cjs '<job as JSON>'; prints one line of JSON.
 // Every job holds "action", "url", "chromium" and "vue": whether nodes are drawn by Nodes 2.0 or on the classic canvas.
 //   tour: opens "templates" of "pack", one after the other, from the page's template browser, and looks at each
-//   run: opens "template", sets the "widgets" [[node type, widget name, value]] and presses Run; then again for every list of widgets in
-//       "again", before which the page is reloaded where the list begins with "reload"
+//   run: opens "template" and goes through "steps": [node type, widget name, value] sets a widget, "reopen" opens the graph as it
+//       stands as if from a file, "reload" reloads the page, "run" presses its button Run
 //   convert: the API format of "workflows" (paths of UI files), as the page queues it
 //   reports: runs a template, runs it again, cancels a third run and reloads the page, with screenshots in the folder "screenshots";
 //       what nodes report after each, see `reports` below
@@ -157,40 +157,36 @@ async function queueAndWait(page, timeout) {
 const boxes = (page) =>
   page.evaluate(() => window.app.rootGraph.nodes.map((node) => [node.type, ...node.pos, ...node.size]))
 
-const setWidgets = (page, widgets) =>
-  page.evaluate((widgets) => {
-    for (const [type, name, value] of widgets) {
-      const node = window.app.rootGraph.nodes.find((node) => node.type === type)
-      const widget = node.widgets.find((widget) => widget.name === name)
-      widget.value = value
-      widget.callback?.(value)
-    }
-  }, widgets)
+const setWidget = (page, widget) =>
+  page.evaluate(([type, name, value]) => {
+    const node = window.app.rootGraph.nodes.find((node) => node.type === type)
+    const widget = node.widgets.find((widget) => widget.name === name)
+    widget.value = value
+    widget.callback?.(value)
+  }, widget)
 
 async function run(job, page, problems) {
   await openTemplate(page, job.pack, job.template)
   problems.push(...(await complaints(page)))
-  const nodes = await nodeTypes(page)
-  if (!job.queue) {
-    await setWidgets(page, job.widgets)
-    await page.waitForTimeout(job.widgets.length ? 3000 : 0) // for a preview of what was chosen
-    return { event: "opened", detail: null, nodes, film: await shownFilm(page), boxes: await boxes(page) }
-  }
   const runs = []
-  for (const widgets of [job.widgets, ...job.again]) {
-    if (widgets[0] === "reload") {
+  for (const step of job.steps) {
+    if (step === "reload") {
       await page.waitForTimeout(2000) // the page writes its draft of the graph with a delay
       await load(page, () => page.reload())
-      await page.waitForTimeout(1000)
-    }
-    await setWidgets(page, widgets.filter((entry) => entry !== "reload"))
-    const { event, detail, cached } = await queueAndWait(page, job.timeout * 1000)
-    await page.waitForTimeout(1500) // previews load after the prompt has ended
-    runs.push({ event, detail, cached: await page.evaluate(typesOf, cached ?? []) })
-    if (event !== "execution_success") break
+      await page.waitForTimeout(2000) // films load after the graph
+    } else if (step === "reopen") {
+      await page.evaluate(() => window.app.loadGraphData(window.app.rootGraph.serialize(), true, true, "reopened"))
+      await page.waitForTimeout(3000) // films load after the graph
+    } else if (step === "run") {
+      const { event, detail, cached } = await queueAndWait(page, job.timeout * 1000)
+      await page.waitForTimeout(1500) // previews load after the prompt has ended
+      runs.push({ event, detail, cached: await page.evaluate(typesOf, cached ?? []) })
+      if (event !== "execution_success") break
+    } else await setWidget(page, step)
   }
-  problems.push(...(await complaints(page)))
-  return { ...runs.at(-1), runs, nodes }
+  if (job.steps.length) problems.push(...(await complaints(page)))
+  const last = runs.at(-1) ?? { event: "opened", detail: null }
+  return { ...last, runs, nodes: await nodeTypes(page), boxes: await boxes(page) }
 }
 
 const typesOf = (ids) => ids.map((id) => window.app.rootGraph.getNodeById(id).type)

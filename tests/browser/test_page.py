@@ -12,6 +12,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "scripts"))
 
@@ -148,33 +149,33 @@ def test_what_is_shown_on_a_node_does_not_enter_the_prompt(sights, template):
 
 
 def test_a_portrait_film_does_not_grow_over_the_node_below(server, vue):
-    write_film(server.base / "input" / "tall.mp4", 64, 320)
-    film = [("SMA_LoadMotionClip", "file", "tall.mp4")]
-    result = page.run_template(server, "sprites-motion-transfer", queue=False, vue=vue, widgets=film)
-    assert (result["film"], result["problems"]) == ([64, 320], [])
+    """As the first film that a node shows: it settles the height."""
+    with av.open(str(server.base / "input" / "tall.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 64, 320, "yuv420p"
+        for shade in range(8):
+            picture = np.full((320, 64, 3), 30 * shade, dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
+        container.mux(stream.encode())
+    steps = [("SMA_LoadMotionClip", "file", "tall.mp4"), "reopen"]
+    result = page.run_template(server, "sprites-motion-transfer", steps=steps, vue=vue)
+    assert result["problems"] == []
     boxes = {kind: box for kind, *box in result["boxes"]}
     _, top, width, height = boxes["SMA_LoadMotionClip"]
     assert top + height < boxes["VAEEncode"][1]
-    assert width < height  # the film has room
-
-
-def write_film(path: Path, width: int, height: int) -> None:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=8)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for shade in range(8):
-            picture = np.full((height, width, 3), 30 * shade, dtype=np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
-        container.mux(stream.encode())
+    assert height > 1.5 * width  # the film has room
 
 
 def test_a_second_run_with_another_seed_does_not_train_again(server, vue):
-    """Nor does one after the page was reloaded."""
-    again = [[("KSampler", "seed", 1)], ["reload", ("KSampler", "seed", 2)], [("KSampler", "seed", 3)]]
-    widgets = [("SMA_TrainMotionLoRA", "steps", 2 + vue)]
-    result = page.run_template(server, "sprites-motion-transfer", vue=vue, widgets=widgets, again=again)
+    """Nor does one after the page was reloaded. A folder of images: its film is shown only once it was loaded in a run."""
+    folder = server.base / "input" / "frames"
+    folder.mkdir(exist_ok=True)
+    for number in range(8):
+        Image.new("RGB", (32, 32), (30 * number, 40, 90)).save(folder / f"{number}.png")
+    steps = [("SMA_LoadMotionClip", "file", "frames/"), ("SMA_TrainMotionLoRA", "steps", 2 + vue), "reopen", "run"]
+    steps += [("KSampler", "seed", 1), "run", "reload", ("KSampler", "seed", 2), "run", ("KSampler", "seed", 3), "run"]
+    result = page.run_template(server, "sprites-motion-transfer", steps=steps, vue=vue)
     assert [run["event"] for run in result["runs"]] == ["execution_success"] * 4, json.dumps(result, indent=1)
-    assert result["problems"] == []
     trained = {"SMA_LoadMotionClip", "VAEEncode", "SMA_TrainMotionLoRA"}
     assert [trained & set(run["cached"]) for run in result["runs"][1:]] == [trained] * 3
     assert "SMA_TrainMotionLoRA" not in result["runs"][0]["cached"]
