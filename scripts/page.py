@@ -56,8 +56,8 @@ def run_template(
 ) -> dict[str, Any]:
     """Open a template from the page's template browser and do there what steps say.
 
-    steps: "run" queues the graph, "reopen" opens it anew, "reload" reloads the page, (node type, widget name, value) sets a widget. vue: nodes drawn by Nodes 2.0
-    instead of the classic canvas. timeout: seconds a run may take.
+    steps: "run" queues the graph, "reopen" opens it as if from a file, "reload" reloads the page, (node type, widget name, value) sets a
+    widget. vue: nodes drawn by Nodes 2.0 instead of the classic canvas. timeout: seconds a run may take.
 
     Returns {"event": "execution_success" | "execution_error" | "execution_interrupted" | "refused" | "timeout" of the last run, or
     "opened", "detail": that event's data, "runs": event, detail and types of the "cached" nodes of each, "nodes": the node types of the
