@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .lora import Adapter
 from .lora_layers import Update
@@ -15,7 +15,7 @@ _NOISE_FACTOR, _ROUNDING = 10.0, 1e-6
 
 
 def idle_layers(adapter: Adapter, keys: Collection[str], answer: Callable[[], Tensor]) -> set[str]:
-    """Returns those of the layers that take no part in a model's answer, after a backward from it.
+    """Returns those of the layers that take no part in a model's answer, after a backward of a loss that is not flat.
 
     They were not called (a part of the network that this conditioning leaves out), or what they put out is not used (the text's side
     of a last block) or does not matter (attention over one single token). No gradient is right for these alone. Whether a layer
@@ -29,10 +29,7 @@ def idle_layers(adapter: Adapter, keys: Collection[str], answer: Callable[[], Te
     Raises:
         ValueError: layers change the answer and got no gradient, as behind an attention kernel that has none.
     """
-    silent = [key for key in keys if not any(_reached(value) for value in adapter.layers[key].parameters())]
-    if len(silent) == len(keys) and not any(_cut_off(adapter.layers[key]) for key in silent):
-        # The loss is flat here, which says nothing about the layers.
-        return set()
+    silent = [key for key in keys if not any(is_reached(value) for value in adapter.layers[key].parameters())]
     # Half precision rounds small gradients down to 0.
     suspects = [
         key
@@ -47,7 +44,8 @@ def idle_layers(adapter: Adapter, keys: Collection[str], answer: Callable[[], Te
     return set(silent)
 
 
-def _reached(value: nn.Parameter) -> bool:
+def is_reached(value: Tensor) -> bool:
+    """Whether a backward left a gradient on a tensor that is not 0 all over."""
     return value.grad is not None and bool(value.grad.any())
 
 

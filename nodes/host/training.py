@@ -101,7 +101,7 @@ def _staying(model: Any) -> Iterator[Any]:
             "The model's weights are placed dynamically and its loader cannot load them otherwise, which training needs. "
             "Load it with a core loader (where ComfyUI still knows it, --disable-dynamic-vram helps as well)."
         )
-    kept = model.non_dynamic_delegate_model
+    kept = getattr(model, "non_dynamic_delegate_model", None)
     try:
         copy = model.get_non_dynamic_delegate()
         yield copy

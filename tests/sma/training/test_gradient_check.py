@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sma.lora import attach
+from sma.losses import MotionLoss, WeightedTerm
 from sma.plan import SPATIAL, TEMPORAL, dual_path
 from sma.training import Phase, TrainingSettings, train
 
@@ -131,10 +132,17 @@ def test_a_run_without_such_layers_makes_no_call_more(plain_loss):
     assert result.idle == () and len(calls) == 3
 
 
-def test_a_flat_loss_says_nothing_about_layers(make_toy):
-    toy = make_toy()
-    toy.meddle = lambda number, x0_hat: x0_hat * 0.0
-    assert toy.train(steps=1).idle == ()
+@pytest.mark.parametrize("attention", [cut, rounded])
+def test_a_flat_loss_says_nothing_and_the_next_that_is_not_does(plain_loss, attention):
+    network = Attending(attention)
+    names = layers(network, "self_q", "self_k", "self_v", "self_o")
+    flat = MotionLoss((WeightedTerm("flat", 1.0, lambda p: 0 * p.output.flatten(1).sum(1)),))
+    result, *_ = run(network, names, loss=flat, steps=2)
+    assert result.idle == ()
+    slopes = iter([0.0, 1.0])
+    turning = MotionLoss((WeightedTerm("turning", 1.0, lambda p: next(slopes) * p.output.flatten(1).square().sum(1)),))
+    with pytest.raises(ValueError, match="6 of 8 layers change the model's answer"):
+        run(network, names, loss=turning, steps=2)
 
 
 def test_looking_changes_no_bit_of_the_run(plain_loss):
