@@ -13,6 +13,7 @@ const style = document.createElement("style")
 style.textContent = `
 .spectral-motion-report { box-sizing: border-box; max-height: ${MOST}px; overflow-y: auto; padding: 3px 6px; border-radius: 4px;
   background: rgba(0, 0, 0, 0.22); color: #d4d8dd; font: 11px/${LINE}px sans-serif; overflow-wrap: anywhere; user-select: text; }
+.spectral-motion-report:empty { display: none !important; } /* a new run has begun: its place is kept, or the node would jump */
 .spectral-motion-report .warning { color: #ffc65c; }
 .spectral-motion-report .warning::before { content: "⚠ "; }
 `
@@ -40,7 +41,7 @@ function addWidget(node) {
   const height = () => {
     const perLine = Math.max(20, (node.size[0] - 46) / 5.6)
     const lines = [...element.children].reduce((sum, line) => sum + Math.ceil(line.textContent.length / perLine), 0)
-    return Math.min(MOST, lines * LINE + 6) + 2 * MARGIN
+    return lines ? Math.min(MOST, lines * LINE + 6) + 2 * MARGIN : 0
   }
   const widget = node.addDOMWidget(WIDGET, WIDGET, element, {
     serialize: false, // not in the prompt, where it would make the node another
@@ -63,11 +64,7 @@ function show(entry) {
   const node = nodeAt(entry.node)
   if (node?.comfyClass !== entry.type) return // the graph was changed since
   const { report, warnings } = entry
-  if (!report.length && !warnings.length) {
-    const widget = widgetOf(node)
-    if (widget) node.removeWidget(widget)
-    return
-  }
+  if (!report.length && !warnings.length && !widgetOf(node)) return
   const { element } = widgetOf(node) ?? addWidget(node)
   const lines = [...warnings.map((text) => [text, "warning"]), ...report.map((text) => [text, "line"])].map(([text, kind]) => {
     const line = document.createElement("div")

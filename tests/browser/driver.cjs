@@ -246,7 +246,7 @@ async function shownReports(page) {
     const found = {}
     for (const node of window.app.rootGraph.nodes) {
       const widget = node.widgets?.find((widget) => widget.name === "spectral_motion_report")
-      if (!widget) continue
+      if (!widget?.element.children.length) continue
       const { element } = widget
       const texts = (kind) => [...element.querySelectorAll(`:scope > .${kind}`)].map((line) => line.textContent)
       const { width, height } = element.getBoundingClientRect()
