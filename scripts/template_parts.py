@@ -13,8 +13,8 @@ moves, without style or background: the LoRA learns what the words do not say.
 - **Without the LoRA**: set *strength_model* to 0 and press *Run* again; the training is not repeated. **Cancel** keeps the last good
 state: choose it in *resume_from*. LoRAs of every 100 steps lie in output/loras, for core's LoRA loaders and *Load Motion LoRA*.
 - **Spectral Loss** (SMA): weights of -1 are the form's own, here 0.04 and 0.02. Beside *denoising* the paper's, ten times these, slowed
-learning on the pack's tiny model; with these, on the network's output, neither help nor harm could be read (benchmarks/README.md in the repository).
-On this model it is unmeasured: compare with both weights at 0."""
+learning on the pack's tiny model; with these, on the network's output, neither help nor harm could be read (benchmarks/README.md in the
+repository). On this model it is unmeasured: compare with both weights at 0."""
 
 
 class Model(NamedTuple):
