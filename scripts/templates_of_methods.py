@@ -66,8 +66,8 @@ inverts the clip through the trained model and starts the new video from that no
 into the new prompt. The sprites model has no words for motion, so its training prompt names the sprite."""
             + YOUR_FILM_IN_SPRITES
             + """
-- **With and without SMA**: both weights of *Spectral Loss* 0 is VMC alone. What SMA did beside this cosine is in the repository's benchmarks/README.md, there
-with LoRAs and from fresh noise."""
+- **With and without SMA**: both weights of *Spectral Loss* 0 is VMC alone. What SMA did beside this cosine is in the
+repository's benchmarks/README.md, there with LoRAs and from fresh noise."""
             + WITHOUT_LEARNING
             + AS_MANY_STEPS
             + """
