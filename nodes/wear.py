@@ -87,7 +87,8 @@ class LoadMotionLoRA(io.ComfyNode):
                     default=AUTO,
                     advanced=True,
                     tooltip="patch weights: merged into the weights, no cost per step. bypass: computed beside the layers, exactly as in "
-                    "training; right for fp8 and int8 weights. auto: bypass where a range or quantised weights need it.",
+                    "training; right for fp8 and int8 weights. auto: bypass where a range or quantised weights need it. Layers that ComfyUI "
+                    "computes without calling them are patched.",
                 ),
             ],
             outputs=[
