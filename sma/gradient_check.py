@@ -29,7 +29,7 @@ def idle_layers(adapter: Adapter, keys: Collection[str], answer: Callable[[], Te
     Raises:
         ValueError: layers change the answer and got no gradient, as behind an attention kernel that has none.
     """
-    silent = [key for key in keys if not any(is_reached(value) for value in adapter.layers[key].parameters())]
+    silent = [key for key in keys if not any(_reached(value) for value in adapter.layers[key].parameters())]
     # Half precision rounds small gradients down to 0.
     suspects = [
         key
@@ -44,8 +44,13 @@ def idle_layers(adapter: Adapter, keys: Collection[str], answer: Callable[[], Te
     return set(silent)
 
 
-def is_reached(value: Tensor) -> bool:
-    """Whether a backward left a gradient on a tensor that is not 0 all over."""
+def depends_on(loss: Tensor, answer: Tensor) -> bool:
+    """Whether a loss changes with a model's answer; one that is flat there says nothing about layers. Keeps the graph."""
+    (slope,) = torch.autograd.grad(loss, answer, retain_graph=True, allow_unused=True)
+    return slope is not None and bool(slope.any())
+
+
+def _reached(value: Tensor) -> bool:
     return value.grad is not None and bool(value.grad.any())
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .balance import backward
 from .checks import check_frames
-from .gradient_check import idle_layers, is_reached
+from .gradient_check import depends_on, idle_layers
 from .lora import Adapter
 from .plan import Phase, TrainingSettings, of_clip
 from .prediction import Prediction, add_noise
@@ -136,15 +136,15 @@ def train(
                     prediction = _predict(
                         denoisers[index], clips[index], masks[index], phase, adapter, settings, generator
                     )
-                    # Only a loss that is not flat says something about layers.
-                    if first := unproven.intersection(adapter.keys(learning)):
-                        prediction.x0_hat.retain_grad()
                     values = loss(prediction, generator)
                     parts = [part.mean() / settings.accumulation for part in loss.parts_of(values)]
                     sigmas = prediction.sigma.tolist()
                     _require_finite(sum(part.item() for part in parts), f"loss at sigma {max(sigmas):.4g}", step, kept)
+                    first = unproven.intersection(adapter.keys(learning))
+                    # With a spectral share the first part scales the other.
+                    informative = first and depends_on(parts[0], prediction.x0_hat)
                     total += backward(parts, loss.spectral_share, adapter.parameters())
-                    if first and is_reached(prediction.x0_hat):
+                    if informative:
                         again = partial(denoisers[index], prediction.x_t, prediction.sigma)
                         idle |= idle_layers(adapter, [key for key in adapter.layers if key in first], again)
                         unproven -= first

@@ -78,6 +78,7 @@ def test_what_pip_is_asked_for_fits_the_hub_library_that_is_there(installed, hub
 def test_the_command_fits_how_this_python_is_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     monkeypatch.setattr(sys, "executable", r"C:\Comfy UI\python_embeded\python.exe")
-    assert r'Run "C:\Comfy UI\python_embeded\python.exe" -m pip install "diffusers>=' in message()
+    alone = " -s" if sys.flags.no_user_site else ""
+    assert rf'Run "C:\Comfy UI\python_embeded\python.exe"{alone} -m pip install "diffusers>=' in message()
     monkeypatch.setitem(sys.modules, "pip", None)
     assert r'Run uv pip install --python "C:\Comfy UI\python_embeded\python.exe" "diffusers>=' in message()
