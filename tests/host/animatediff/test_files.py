@@ -16,11 +16,12 @@ def test_without_diffusers_it_lists_its_files_and_says_what_to_install(host, cas
     node = host.module("nodes.animatediff").LoadAnimateDiffModel
     (modules,) = [item.options for item in node.define_schema().inputs if item.id == "motion_module"]
     assert case.motion_module in modules
+    base = {"base": "diffusers folder", "folder": "tiny-sd15"}
     with pytest.raises(
         ImportError,
         match=r'^AnimateDiff needs diffusers, which is not installed\. Run .* "diffusers>=0\.31,<0\.\d+" and',
     ):
-        node.execute({"base": "diffusers folder", "folder": "tiny-sd15"}, case.motion_module, "as stored")
+        node.execute(base=base, motion_module=case.motion_module, weights="as stored")
 
 
 def test_other_bases_are_refused(host, models, case):
