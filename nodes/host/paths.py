@@ -13,9 +13,14 @@ _STATES = "spectral_motion"
 def _next_file(folder: str, prefix: str) -> Path:
     """The next free ``<prefix>_00001_.safetensors`` below ``output/<folder>/``.
 
-    The host refuses prefixes that lead outside output/; those that lead out of the folder are refused here.
+    The host refuses prefixes that lead outside output/; those that name no file in the folder are refused here.
+
+    Raises:
+        ValueError: the prefix is empty or leads to the folder itself or out of it.
     """
     base = Path(folder_paths.get_output_directory(), folder).resolve()
+    if "\0" in prefix or (base / prefix).resolve() == base:
+        raise ValueError(f"The file name prefix {prefix!r} names no file; choose a plain name.")
     if not (base / prefix).resolve().is_relative_to(base):
         raise ValueError(f"The file name prefix {prefix!r} leads out of output/{folder}; choose a plain name.")
     directory, name, counter, _, _ = folder_paths.get_save_image_path(
