@@ -16,7 +16,7 @@ from ...sma.prediction import Kind
 from .attention import differentiable_attention
 from .compiled import uncompiled
 from .gradients import differentiable
-from .inputs import ask, check_conditioning, check_latent, check_patches, kind_of
+from .inputs import ask, check_conditioning, check_latent, check_mask, check_patches, kind_of
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,9 @@ def run_in_training(
     check_latent(latent, model.get_model_object("latent_format").latent_channels)
     check_conditioning(positive, latent)
     check_patches(model)
+    if noise_mask is not None:
+        check_mask(noise_mask)
+        noise_mask = noise_mask.float()  # the host resizes no other numbers
     kind_of(model.get_model_object("model_sampling"))
     sampler = _TrainingSampler(job, checkpoint)
     sigmas = torch.tensor([1.0, 0.0])  # the host wants some; ours are drawn per step
