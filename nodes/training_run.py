@@ -70,6 +70,7 @@ class TrainingRun:
         self.state_path = paths.next_state(prefix)
         self.progress = Progress(model, steps, report.node_id)
         self.saved: tuple[int, Path] | None = None
+        self.state_saved = False
         # The host looks for its cancel in forward operations only; the backward of a large UNet takes seconds.
         for value in adapter.parameters():
             value.register_hook(lambda _: raise_if_cancelled())
@@ -111,6 +112,7 @@ class TrainingRun:
                 for group, name in self.beside.items():
                     self._save(f"{self.prefix}_step{step:05}_{name}", [group], about | {"part": name})
                 save_state(state, self.state_path, self.metadata)
+                self.state_saved = True
         except DISK_ERRORS as error:
             self.report.warn(
                 f"Step {step} could not be saved whole under output/: {error}. Make room there, and save the LoRA by Save Motion LoRA."
@@ -147,6 +149,6 @@ class TrainingRun:
             self._checkpoint(state)
         if self.saved is not None and self.saved[0] == state.step:
             self.report.tell(f"Saved {paths.shown(self.saved[1])}; press R to see it in the lists of LoRA loaders.")
-        if self.save_every and self.state_path.is_file():
+        if self.state_saved:
             self.report.tell(f"To train on: more steps, and {paths.state_name(self.state_path)} in resume_from.")
         return MotionLoRA(self.adapter.export(LORA_PREFIX, self.motion), self.metadata | {"steps": state.step})

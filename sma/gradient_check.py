@@ -50,6 +50,11 @@ def depends_on(loss: Tensor, answer: Tensor) -> bool:
     return slope is not None and bool(slope.any())
 
 
+def last_factor(layer: Update) -> Tensor:
+    """The factor of an update that starts at 0; while it is 0 the others change nothing."""
+    return [*layer.parameters()][-1]
+
+
 def _reached(value: Tensor) -> bool:
     return value.grad is not None and bool(value.grad.any())
 
@@ -60,8 +65,7 @@ def _cut_off(layer: Update) -> bool:
 
 def _matter(adapter: Adapter, keys: Collection[str], answer: Callable[[], Tensor]) -> bool:
     """Whether the answer changes with what the layers add to their outputs."""
-    # The last factor of an update; a fresh one is 0, and then the others change nothing.
-    values = [[*adapter.layers[key].parameters()][-1] for key in keys]
+    values = [last_factor(adapter.layers[key]) for key in keys]
     before = [value.detach().clone() for value in values]
     generator = torch.Generator().manual_seed(0)
     training = adapter.training

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from statistics import fmean
+
 from torch import Tensor
 
 from .residuals import at_least_float32, frame_residuals
@@ -22,10 +25,15 @@ def moving_share(x: Tensor) -> float:
     Raises:
         ValueError: x is not 5-D or has fewer than 2 frames.
     """
-    energy = frame_residuals(x).square().mean()
-    frames = at_least_float32(x)
-    variance = (frames - frames.mean(dim=(2, 3, 4), keepdim=True)).square().mean()
-    return float(energy / variance) if energy > 0 else 0.0
+    pairs = (x[:, :, index : index + 2] for index in range(x.shape[2] - 1)) if x.ndim == 5 and x.shape[2] > 2 else (x,)
+    # Frame by frame: a film is large, and everything that is taken of it at once would be as large.
+    energy = fmean(float(frame_residuals(pair).square().mean()) for pair in pairs)
+    if energy == 0:
+        return 0.0
+    frames = x.unbind(2)
+    mean = sum(at_least_float32(frame).mean(dim=(2, 3), keepdim=True) for frame in frames) / len(frames)
+    variance = fmean(float((at_least_float32(frame) - mean).square().mean()) for frame in frames)
+    return energy / variance if variance > 0 else math.inf
 
 
 def still_warning(x: Tensor) -> str:

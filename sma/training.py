@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .balance import backward
 from .checks import check_frames
-from .gradient_check import depends_on, idle_layers
+from .gradient_check import depends_on, idle_layers, last_factor
 from .lora import Adapter
 from .plan import Phase, TrainingSettings, of_clip
 from .prediction import Prediction, add_noise
@@ -43,7 +43,7 @@ class StepInfo:
 @dataclass(frozen=True)
 class TrainingResult:
     """``state.adapter`` is the trained adapter, ``state.history`` every step's record. ``idle`` holds the keys of layers that took no
-    part in the model's answer and so learned nothing, see :func:`~.gradient_check.idle_layers`."""
+    part in the model's answer, see :func:`~.gradient_check.idle_layers`, and learned nothing later either."""
 
     state: TrainingState
     idle: tuple[str, ...] = ()
@@ -115,7 +115,7 @@ def train(
 
     before: Snapshot | None = None
     finished = False
-    unproven, idle = set(adapter.layers), set()
+    unproven, idle = set(adapter.layers), {}
     adapter.train()
     try:
         while len(history) < settings.steps:
@@ -146,7 +146,8 @@ def train(
                     total += backward(parts, loss.spectral_share, adapter.parameters())
                     if informative:
                         again = partial(denoisers[index], prediction.x_t, prediction.sigma)
-                        idle |= idle_layers(adapter, [key for key in adapter.layers if key in first], again)
+                        found = idle_layers(adapter, [key for key in adapter.layers if key in first], again)
+                        idle |= {key: last_factor(adapter.layers[key]).detach().clone() for key in found}
                         unproven -= first
                     for name, value in values.items():
                         terms[name] = terms.get(name, ()) + tuple(zip(sigmas, value.tolist(), strict=True))
@@ -174,7 +175,9 @@ def train(
         adapter.freeze(**dict.fromkeys(adapter.groups, False))
         if not finished and on_stop is not None:
             on_stop(capture())
-    return TrainingResult(capture(), tuple(key for key in adapter.layers if key in idle))
+    # What follows a layer may start at 0 and learn: then the layer matters from the next step on.
+    still = [key for key in adapter.layers if key in idle and torch.equal(last_factor(adapter.layers[key]), idle[key])]
+    return TrainingResult(capture(), tuple(still))
 
 
 def _check(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 from comfy.ldm.modules.attention import attention_pytorch
@@ -26,14 +27,15 @@ def differentiable_attention(network: nn.Module, options: dict[str, Any]) -> Ite
         options: transformer_options of the calls, changed in place.
     """
     before: dict[str, Any] = {name: options[name] for name in (_OVERRIDE,) if name in options}
-    modules = {name: module for name, module in sys.modules.items() if name.startswith("comfy.")}
+    # A copy: other threads of the host import meanwhile.
+    modules = {name: module for name, module in sys.modules.copy().items() if name.startswith("comfy.")}
     # Networks of other node packs.
     modules |= {type(module).__module__: sys.modules.get(type(module).__module__) for module in network.modules()}
     imported = [
         (vars(module), name, vars(module)[name])
         for module in modules.values()
         for name in _NAMES
-        if module is not None and name in vars(module)
+        if isinstance(module, ModuleType) and name in vars(module)
     ]
     options[_OVERRIDE] = _pytorch
     try:
@@ -43,7 +45,7 @@ def differentiable_attention(network: nn.Module, options: dict[str, Any]) -> Ite
     finally:
         for names, name, chosen in imported:
             names[name] = chosen
-        del options[_OVERRIDE]
+        options.pop(_OVERRIDE, None)
         options.update(before)
 
 

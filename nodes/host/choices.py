@@ -31,6 +31,9 @@ def _check(values: Mapping[str, Any], inputs: Sequence[io.Input]) -> None:
         if not isinstance(item, io.DynamicCombo.Input):
             continue
         group = values.get(item.id) or {}
+        if not isinstance(group, Mapping):
+            # The host makes a mapping of a choice and what belongs to it, but not of one that it learns only while it runs.
+            raise ValueError(f"{item.id} is linked, and its choice decides what belongs to it. Choose it on the node.")
         key = group.get(item.id)
         option = next((option for option in item.options if option.key == key), None)
         if option is None:

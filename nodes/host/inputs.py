@@ -84,6 +84,16 @@ def check_latent(latent: Tensor, channels: int) -> None:
         raise ValueError("The latent is empty: all its values are 0. Connect the VAE Encode of the clip.")
 
 
+def check_mask(mask: Tensor) -> None:
+    """Nothing where a latent's mask holds values.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if mask.numel() == 0:
+        raise ValueError(f"The latent's noise mask is {list(mask.shape)}, without any value. Draw one, or remove it.")
+
+
 def check_conditioning(positive: list, latent: Tensor) -> None:
     """Nothing where every clip can be conditioned as it is meant.
 

@@ -93,8 +93,10 @@ def _running(server: PromptServer, node_id: str) -> tuple[str | None, str | None
 
 def _workflow_id(extra_data: dict[str, Any]) -> str | None:
     # A prompt sent by a script has no workflow, and whatever it says of it need not be of the page's form.
-    workflow = (extra_data.get("extra_pnginfo") or {}).get("workflow")
-    return workflow.get("id") if isinstance(workflow, dict) else None
+    found: Any = extra_data
+    for key in ("extra_pnginfo", "workflow", "id"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def _job(entry: dict[str, Any]) -> dict[str, Any]:

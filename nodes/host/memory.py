@@ -98,7 +98,8 @@ def _left_in_container() -> float:
         (_CGROUP / "memory" / "memory.limit_in_bytes", _CGROUP / "memory" / "memory.usage_in_bytes"),
     ):
         if limit.is_file() and (text := limit.read_text().strip()).isdigit():
-            counters = dict(line.split() for line in limit.with_name("memory.stat").read_text().splitlines())
+            stat = limit.with_name("memory.stat")  # some sandboxes have none
+            counters = dict(line.split() for line in stat.read_text().splitlines()) if stat.is_file() else {}
             return max(0, int(text) - int(used.read_text()) + int(counters.get("inactive_file", 0)))
     return math.inf
 

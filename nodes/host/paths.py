@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,14 @@ _STATES = "spectral_motion"
 def _next_file(folder: str, prefix: str) -> Path:
     """The next free ``<prefix>_00001_.safetensors`` below ``output/<folder>/``.
 
-    The host refuses prefixes that lead outside output/; those that lead out of the folder are refused here.
+    The host refuses prefixes that lead outside output/; those that name no file in the folder are refused here.
+
+    Raises:
+        ValueError: the prefix is empty or leads to the folder itself or out of it.
     """
     base = Path(folder_paths.get_output_directory(), folder).resolve()
+    if "\0" in prefix or (base / prefix).resolve() == base:
+        raise ValueError(f"The file name prefix {prefix!r} names no file; choose a plain name.")
     if not (base / prefix).resolve().is_relative_to(base):
         raise ValueError(f"The file name prefix {prefix!r} leads out of output/{folder}; choose a plain name.")
     directory, name, counter, _, _ = folder_paths.get_save_image_path(
@@ -39,10 +45,13 @@ def chosen_path(name: Any) -> Path | None:
     """
     if not isinstance(name, str) or not folder_paths.exists_annotated_filepath(name):
         return None
-    path = Path(folder_paths.get_annotated_filepath(name))
-    bases = (folder_paths.get_input_directory, folder_paths.get_output_directory, folder_paths.get_temp_directory)
-    whole = any(path.samefile(base) for get in bases if (base := Path(get())).is_dir())
-    return None if whole else path
+    # Hosts before 0.30 let every name through. By the names alone: folders of the user's may be links to elsewhere.
+    path = Path(os.path.abspath(folder_paths.get_annotated_filepath(name)))  # noqa: PTH100
+    getters = (folder_paths.get_input_directory, folder_paths.get_output_directory, folder_paths.get_temp_directory)
+    bases = [Path(os.path.abspath(get())) for get in getters]  # noqa: PTH100
+    below = any(path.is_relative_to(base) for base in bases)
+    whole = any(path.samefile(base) for base in bases if base.is_dir())
+    return path if below and not whole else None
 
 
 def or_hint(choices: list[str], place: str) -> list[str]:

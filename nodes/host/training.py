@@ -16,7 +16,7 @@ from ...sma.prediction import Kind
 from .attention import differentiable_attention
 from .compiled import uncompiled
 from .gradients import differentiable
-from .inputs import ask, check_conditioning, check_latent, check_patches, kind_of
+from .inputs import ask, check_conditioning, check_latent, check_mask, check_patches, kind_of
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,9 @@ def run_in_training(
     check_latent(latent, model.get_model_object("latent_format").latent_channels)
     check_conditioning(positive, latent)
     check_patches(model)
+    if noise_mask is not None:
+        check_mask(noise_mask)
+        noise_mask = noise_mask.float()  # the host resizes no other numbers
     kind_of(model.get_model_object("model_sampling"))
     sampler = _TrainingSampler(job, checkpoint)
     sigmas = torch.tensor([1.0, 0.0])  # the host wants some; ours are drawn per step
@@ -150,8 +153,8 @@ class _TrainingSampler(comfy.samplers.Sampler):
                 def denoise(x_t: Tensor, sigma: Tensor) -> Tensor:
                     if whole and x_t.shape[2] != clip.shape[2]:
                         raise ValueError(
-                            "The model is told about every frame of the clip (by a start image or a mask), so it cannot be shown one "
-                            "frame alone. Remove the start image or mask, or train one adapter."
+                            "The model is told about every frame of the clip (by a start image, a control video or a mask), so it cannot be "
+                            "shown one frame alone. Remove that, or train one adapter; VACE models are always told."
                         )
                     model_wrap.conds = {"positive": [entry]}
                     if not given:
@@ -175,9 +178,10 @@ def _is_given_what_is_masked(model: comfy.model_base.BaseModel, clip: Tensor) ->
 
 
 def _is_told_of_frames(entry: dict[str, Any], frames: int) -> bool:
-    """Whether a prepared prompt holds something of the clip's own length, as what image-to-video models see beside the noise."""
+    """Whether a prepared prompt holds something of the clip's own length, [..., F, H, W], as what image-to-video models see beside the noise,
+    and VACE models also where nothing is connected."""
     tensors = (getattr(cond, "cond", None) for cond in entry["model_conds"].values())
-    return any(isinstance(tensor, Tensor) and tensor.ndim == 5 and tensor.shape[2] == frames for tensor in tensors)
+    return any(isinstance(tensor, Tensor) and tensor.ndim >= 5 and tensor.shape[-3] == frames for tensor in tensors)
 
 
 def _normal(value: Any) -> Any:

@@ -28,9 +28,9 @@ def require(module: str, network: str) -> ModuleType:
     library = module.partition(".")[0]
     oldest = _OLDEST[library]
     found = _version(library)
-    if util.find_spec(library) is None:
+    if not _is_there(library):
         problem = f"{library}, which is not installed"
-    elif found is not None and _numbers(found) < _numbers(oldest):
+    elif found and _numbers(found) < _numbers(oldest):
         problem = f"{library} {oldest} or newer, and {found} is installed"
     else:
         try:
@@ -51,14 +51,15 @@ def specifier(library: str) -> str:
         return library + bound
     hub = _version("huggingface-hub")
     for limit, below in _HUB_BELOW_DIFFUSERS_BELOW:
-        if hub is not None and _numbers(hub) < limit:
+        if hub and _numbers(hub) < limit:
             return f"{library}{bound},<{below}"
     return f"{library}{bound},<{_DIFFUSERS_BELOW}"
 
 
 def _sentence(network: str, problem: str, library: str) -> str:
-    python = f'"{sys.executable}"' if " " in sys.executable else sys.executable
-    if util.find_spec("pip") is None:
+    executable = sys.executable or "python"  # unknown where Python is embedded
+    python = f'"{executable}"' if " " in executable else executable
+    if not _is_there("pip"):
         command = f"uv pip install --python {python}"
     else:
         # Portable builds of the host run without the user's own packages, so pip must not count those either.
@@ -66,10 +67,20 @@ def _sentence(network: str, problem: str, library: str) -> str:
     return f'{network} needs {problem}. Run {command} "{specifier(library)}" and restart ComfyUI.'
 
 
+def _is_there(library: str) -> bool:
+    try:
+        return util.find_spec(library) is not None
+    except ValueError:  # a stand-in that another pack put among the loaded modules
+        return True
+
+
 def _version(library: str) -> str | None:
     try:
         return metadata.version(library)
-    except metadata.PackageNotFoundError:
+    except (
+        metadata.PackageNotFoundError,
+        KeyError,
+    ):  # KeyError: a record without a version, as a broken installation leaves it
         return None
 
 

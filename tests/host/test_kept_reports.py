@@ -112,6 +112,24 @@ def test_the_report_shown_last_counts_and_not_the_one_said_last(host, monkeypatc
     assert kept.of_workflow("another") == {}
 
 
+@pytest.mark.parametrize("extra", [{"extra_pnginfo": [1]}, {"extra_pnginfo": {"workflow": {"id": ["w"]}}}])
+def test_a_script_may_send_any_notes_with_its_prompt(host, monkeypatch, extra):
+    """They cost neither its own nodes nor the pages of others their reports."""
+    import execution
+    import server
+    from comfy_execution.utils import CurrentNodeContext
+
+    kept = host.module("nodes.host.kept_reports")
+    queue = execution.PromptQueue(SimpleNamespace(queue_updated=lambda: None))
+    monkeypatch.setattr(server.PromptServer.instance, "prompt_queue", queue, raising=False)
+    queue.put((0, "odd", {"1": {"class_type": TRAINER, "inputs": {}}}, extra, [], {}))
+    _, item = queue.get()
+    with CurrentNodeContext("odd", "1"):
+        kept.show("1", {"report": ["of a script"], "warnings": []})
+    queue.task_done(item, {"outputs": {}, "meta": {}}, None, process_item=lambda prompt: prompt[:5])
+    assert kept.of_workflow("w") == {}
+
+
 def test_cancel_and_the_run_before_it_leave_their_reports(server, page, graph):
     trainer, clip = node_of(graph, TRAINER), node_of(graph, CLIP)
     page.run(graph)

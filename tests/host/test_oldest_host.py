@@ -7,7 +7,7 @@ import re
 import harness
 import pytest
 from startup import assert_loaded_in_silence
-from template import short_template, through_wan, video_of
+from template import by_type, short_template, through_wan, video_of
 from tiny_models import write_wan
 
 PROJECT = (harness.ROOT / "pyproject.toml").read_text()
@@ -32,6 +32,15 @@ def test_the_template_trains_and_samples(oldest):
     result = oldest.run(graph)
     assert result.status == "success", result.messages
     assert video_of(result, graph, oldest).stat().st_size > 1000
+
+
+@pytest.mark.parametrize("leading", ["..", "../models", str(harness.ROOT / "clips" / "red-circle-circling.mp4")])
+def test_no_clip_is_read_from_outside_the_hosts_folders(oldest, leading):
+    """This host itself lets every name through."""
+    graph = short_template()
+    by_type(graph)["SMA_LoadMotionClip"]["file"] = leading
+    with pytest.raises(harness.HarnessError, match="There is no clip"):
+        oldest.queue(graph)
 
 
 def test_a_native_wan_trains_and_samples(host, oldest):

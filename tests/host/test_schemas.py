@@ -123,6 +123,8 @@ def test_an_unknown_choice_is_refused_in_a_sentence(host, schemas):
                 choose = re.escape(f"; the choices are {', '.join(map(repr, keys))}. Choose one of them.")
                 with pytest.raises(ValueError, match=f"^{item.id} .*{choose}$"):
                     host.call(node_id, **others, **group)
+            with pytest.raises(ValueError, match=f"^{item.id} is linked, .* Choose it on the node.$"):
+                host.call(node_id, **others, **{item.id: keys[0]})
             for option in item.options:
                 for inner in option.inputs:
                     lacking = given(item, option.key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -82,3 +83,19 @@ def test_the_command_fits_how_this_python_is_installed(monkeypatch):
     assert rf'Run "C:\Comfy UI\python_embeded\python.exe"{alone} -m pip install "diffusers>=' in message()
     monkeypatch.setitem(sys.modules, "pip", None)
     assert r'Run uv pip install --python "C:\Comfy UI\python_embeded\python.exe" "diffusers>=' in message()
+
+
+def test_stand_ins_and_broken_records_of_other_packs_are_a_sentence_too(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    record = tmp_path / "diffusers-0.30.0.dist-info"
+    record.mkdir()
+    (record / "METADATA").write_text("Metadata-Version: 2.1\nName: diffusers\n")
+    stand_in = ModuleType("diffusers")
+    monkeypatch.setitem(sys.modules, "diffusers", stand_in)
+    monkeypatch.delitem(sys.modules, "diffusers.models", raising=False)
+    monkeypatch.delitem(sys.modules, "diffusers.models.embeddings", raising=False)
+    monkeypatch.setattr(sys, "executable", None)
+    assert stand_in.__spec__ is None
+    text = message()
+    assert text.startswith("AnimateDiff needs diffusers, and the installed one fails to import (")
+    assert "Run python" in text

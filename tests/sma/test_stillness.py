@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sma.clip_size import ClipSize
 from sma.sprites.data import MOTIONS, Scene, named_path
@@ -30,6 +31,34 @@ def test_frames_that_have_nothing_to_do_with_each_other_have_a_share_of_two():
     noise = torch.randn(2, 4, 16, 16, 16, generator=torch.Generator().manual_seed(1))
     assert moving_share(noise) == pytest.approx(2.0, rel=0.05)
     assert still_warning(noise) == ""
+
+
+def test_a_film_is_looked_at_frame_by_frame():
+    """A long film fills the memory; what is made of it must not do so once more."""
+
+    class Made(TorchDispatchMode):
+        largest = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            made = function(*args, **(kwargs or {}))
+            if (
+                isinstance(made, torch.Tensor)
+                and made.untyped_storage().data_ptr() != clip.untyped_storage().data_ptr()
+            ):
+                Made.largest = max(Made.largest, made.numel())
+            return made
+
+    for dtype in (torch.float32, torch.float16):
+        clip = torch.rand(1, 3, 20, 8, 8, generator=torch.Generator().manual_seed(2)).to(dtype)
+        with Made():
+            share = moving_share(clip)
+        assert 1.5 < share < 2.5 and 0 < Made.largest <= 2 * clip[:, :, 0].numel()
+
+
+def test_what_is_no_clip_is_refused():
+    for shape in ((2, 3), (1, 3, 1, 8, 8), (3, 8, 8, 8)):
+        with pytest.raises(ValueError, match="motion needs"):
+            moving_share(torch.rand(shape))
 
 
 def test_a_small_thing_that_moves_is_motion():

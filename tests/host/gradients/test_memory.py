@@ -133,6 +133,8 @@ def test_a_container_has_no_more_memory_than_its_limit(load, monkeypatch, tmp_pa
     (folder / f"memory.{used}").write_text("9000\n")
     (folder / "memory.stat").write_text("anon 8000\ninactive_file 500\n")
     assert module.free_memory(device) == 1500
+    (folder / "memory.stat").unlink()
+    assert module.free_memory(device) == 1000
     if version == 2:
         (folder / "memory.max").write_text("max\n")
         assert module.free_memory(device) > 10**6

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_models import write_wan_i2v
+from tiny_models import write_wan_i2v, write_wan_vace
 
 
 @pytest.fixture(scope="module", params=["2.1", "2.2"])
@@ -52,6 +52,13 @@ def test_experts_hand_over_where_image_to_video_does(i2v):
 def test_single_frames_of_a_clip_with_a_start_image_are_not_shown(i2v):
     with pytest.raises(ValueError, match="told about every frame of the clip .* or train one adapter"):
         i2v.train(steps=8, method="dual path (MotionDirector)")
+
+
+def test_nor_are_single_frames_of_a_model_that_reads_a_control_video(host, wan_case):
+    (vace,) = host.call("UNETLoader", unet_name=write_wan_vace(Path(host.base) / "models"), weight_dtype="default")
+    assert len(wan_case.train(model=vace, steps=2)[1]["loss"]) == 2
+    with pytest.raises(ValueError, match="told about every frame of the clip .* VACE models are always told"):
+        wan_case.train(model=vace, steps=8, method="dual path (MotionDirector)")
 
 
 def test_start_image_and_its_embedding_reach_the_network(i2v):

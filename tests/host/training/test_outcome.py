@@ -73,3 +73,10 @@ def test_a_full_disk_costs_the_files_and_not_the_lora(host, sprites_case, said, 
     for step in (2, 4):
         assert any(line.startswith(f"Step {step} could not be saved") and str(error) in line for line in said)
     assert not any(line.startswith("Saved ") for line in said)
+
+
+def test_a_name_that_no_disk_takes_costs_the_files_and_not_the_lora(sprites_case, said):
+    lora, loss_map = sprites_case.train(steps=2, save_every=2, save_prefix="x" * 300)
+    assert len(lora) and len(loss_map["loss"]) == 2
+    assert any(line.startswith("Step 2 could not be saved") for line in said)
+    assert not any(line.startswith(("Saved ", "To train on: ")) for line in said)

@@ -117,6 +117,9 @@ def test_a_prefix_that_leads_outside_is_refused_before_training(host, case, monk
     for prefix in ("../outside", "../../outside"):
         with pytest.raises(ValueError, match="leads out of output/spectral_motion"):
             case.train(save_prefix=prefix)
+    for prefix in ("", ".", "sub/..", "a\0b"):
+        with pytest.raises(ValueError, match="names no file; choose a plain name"):
+            case.train(save_prefix=prefix)
 
 
 def test_the_name_told_on_cancel_is_the_name_in_the_list(host, case, cancel_at_2, said):
@@ -195,12 +198,16 @@ def test_denoising_looks_inside_the_noise_mask_only(host, case):
     left = everywhere.clone()
     left[..., 8:] = 0
     losses = {}
-    for name, mask in (("none", {}), ("everywhere", {"noise_mask": everywhere}), ("left", {"noise_mask": left})):
-        losses[name] = case.train(latent={"samples": samples} | mask, motion_loss=loss, steps=1)[1]["loss"]
+    masks = {"everywhere": everywhere, "left": left, "bool": left.bool(), "whole": left.long()}
+    for name, mask in {"none": {}, **{name: {"noise_mask": mask} for name, mask in masks.items()}}.items():
+        losses[name] = case.train(latent={"samples": samples} | mask, motion_loss=loss, steps=2)[1]["loss"]
     assert losses["everywhere"] == pytest.approx(losses["none"])
     assert losses["left"] != pytest.approx(losses["none"])
+    assert losses["left"] == losses["bool"] == losses["whole"]
     with pytest.raises(ValueError, match="nothing but 0"):
         case.train(latent={"samples": samples, "noise_mask": 0 * everywhere}, motion_loss=loss)
+    with pytest.raises(ValueError, match=r"noise mask is \[0, 16, 16\], without any value"):
+        case.train(latent={"samples": samples, "noise_mask": torch.ones(0, 16, 16)}, motion_loss=loss)
 
 
 @pytest.fixture

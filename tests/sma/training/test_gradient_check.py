@@ -126,6 +126,17 @@ def test_layers_that_do_not_matter_are_said_and_the_run_goes_on(plain_loss, kind
     assert moved == set(names) - without
 
 
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_layers_before_one_that_starts_at_zero_learn_from_the_second_step_on(plain_loss, kind):
+    network = Attending()
+    network.out.weight.zero_()
+    names = [*layers(network, "_q", "_k", "_v", "_o", "unread"), "out"]
+    result, *_ = run(network, names, kind=kind, loss=plain_loss)
+    assert set(result.idle) == set(names) - {"out"}
+    result, *_ = run(network, names, kind=kind, steps=3, loss=plain_loss)
+    assert result.idle == ("unread",)
+
+
 def test_a_run_without_such_layers_makes_no_call_more(plain_loss):
     network = Attending()
     result, _, calls = run(network, layers(network, "_q", "_k", "_v", "_o"), steps=3, loss=plain_loss)
