@@ -9,6 +9,7 @@ import uuid
 from types import SimpleNamespace
 
 import pytest
+from aiohttp import web
 from template import by_type, short_template
 
 TRAINER, CLIP = "SMA_TrainMotionLoRA", "SMA_LoadMotionClip"
@@ -110,6 +111,37 @@ def test_the_report_shown_last_counts_and_not_the_one_said_last(host, monkeypatc
     run("d", ["cut short"], said=True, ends=False)
     assert shown() == ["cut short"]
     assert kept.of_workflow("another") == {}
+
+
+@pytest.mark.parametrize(
+    "said", ["text", 5, [1], {"workflow": "text"}, {"workflow": {"id": [1]}}, {"workflow": {"id": 5}}]
+)
+def test_a_script_may_say_anything_of_its_workflow(page, graph, said):
+    """The host passes it on unread: neither the run nor the reports of other workflows may fail of it."""
+    page.run(graph)
+    kept = page.reports()
+    nodes = {
+        name: graph[name]
+        for name in (node_of(graph, CLIP), node_of(graph, "VAEEncode"), node_of(graph, "SMA_LoadSpritesModel"))
+    }
+    by_type(nodes)[CLIP].update(start=0.01)
+    nodes["shown"] = {"class_type": "PreviewAny", "inputs": {"source": [node_of(graph, "VAEEncode"), 0]}}
+    body = {"prompt": nodes, "client_id": "script", "extra_data": {"extra_pnginfo": said}}
+    result = page.server.wait(page.server.post("/prompt", body)["prompt_id"])
+    assert result.status == "success", result.messages
+    assert page.reports() == kept != {}
+
+
+def test_a_host_with_two_copies_of_the_pack_starts(host, monkeypatch, caplog):
+    import server
+
+    kept = host.module("nodes.host.kept_reports")
+    routes = web.RouteTableDef()
+    monkeypatch.setattr(server.PromptServer.instance, "routes", routes)
+    for _ in range(2):
+        kept.add_route()
+    web.Application().add_routes(routes)
+    assert "installed twice" in caplog.text
 
 
 def test_cancel_and_the_run_before_it_leave_their_reports(server, page, graph):
