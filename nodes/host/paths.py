@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,20 @@ def chosen_path(name: Any) -> Path | None:
     """
     if not isinstance(name, str) or not folder_paths.exists_annotated_filepath(name):
         return None
-    path = Path(folder_paths.get_annotated_filepath(name))
+    # Without following links, which may lead from inside a folder to another disk. Older hosts, such as 0.24, look at no name's "..".
+    path, base = (
+        Path(os.path.normpath(Path(each).absolute()))
+        for each in (folder_paths.get_annotated_filepath(name), _base(name))
+    )
+    if base not in path.parents:
+        return None
     bases = (folder_paths.get_input_directory, folder_paths.get_output_directory, folder_paths.get_temp_directory)
     whole = any(path.samefile(base) for get in bases if (base := Path(get())).is_dir())
     return None if whole else path
+
+
+def _base(name: str) -> str:
+    return folder_paths.annotated_filepath(name)[1] or folder_paths.get_input_directory()
 
 
 def or_hint(choices: list[str], place: str) -> list[str]:
