@@ -5,7 +5,7 @@ import { app } from "../../scripts/app.js"
 // The names of the widgets that a node's inputs have; those of a dynamic choice stand behind its own name.
 function inputNames(inputs, before = "") {
   return Object.values(inputs ?? {}).flatMap((group) =>
-    Object.entries(group).flatMap(([name, [, settings]]) => [
+    Object.entries(group ?? {}).flatMap(([name, [, settings]]) => [
       before + name,
       ...(settings?.options ?? []).flatMap((option) => inputNames(option.inputs, `${before}${name}.`)),
     ]),

@@ -7,6 +7,7 @@ own execution id ("1:2" inside a subgraph): the same node ids occur in every wor
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 from aiohttp import web
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
+
+logger = logging.getLogger(__name__)
 
 EVENT = "spectral_motion.report"
 ROUTE = "/spectral_motion/reports/{workflow}"
@@ -72,9 +75,16 @@ def of_workflow(workflow: str) -> dict[str, dict[str, Any]]:
 
 
 def add_route() -> None:
-    """Lets pages ask for the reports of a workflow by ROUTE; called once, while the host loads its nodes."""
+    """Lets pages ask for the reports of a workflow by ROUTE; called once, while the host loads its nodes.
 
-    @PromptServer.instance.routes.get(ROUTE)
+    Where another copy of the pack has added the route, its answer stays: with two of one path the host does not start.
+    """
+    routes = PromptServer.instance.routes
+    if any(route.path == ROUTE for route in routes):
+        logger.warning("Spectral Motion is installed twice; remove one of its folders from custom_nodes.")
+        return
+
+    @routes.get(ROUTE)
     async def reports(request: web.Request) -> web.Response:
         return web.json_response(of_workflow(request.match_info["workflow"]))
 

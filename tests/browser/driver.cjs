@@ -25,7 +25,7 @@ async function openPage(job, problems) {
   page.setDefaultTimeout(READY)
   page.on("pageerror", (error) => problems.push(`page error: ${error.stack ?? error}`))
   page.on("console", (message) => {
-    if (/Error loading (extension|workflow template)/.test(message.text())) problems.push(`console: ${message.text()}`)
+    if (/Error (loading (extension|workflow template)|calling extension)/.test(message.text())) problems.push(`console: ${message.text()}`)
   })
   const settings = { ...SETTINGS, "Comfy.VueNodes.Enabled": job.vue }
   await page.request.post(`${job.url}/api/settings`, { data: settings })

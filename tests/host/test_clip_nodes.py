@@ -177,6 +177,24 @@ def test_a_whole_folder_of_the_host_is_no_clip(host, clips, file):
         load(host, file)
 
 
+@pytest.mark.parametrize("file", ["../outside.mp4", "walk/../../outside.mp4", "../outside.mp4 [output]", "absolute"])
+def test_no_name_leads_out_where_an_older_host_lets_it(host, clips, monkeypatch, file):
+    """Up to 0.24 the host joins its folder and the name, whatever the name."""
+    import folder_paths
+
+    outside = host.base / "outside.mp4"
+    shutil.copy(clips / "film.mp4", outside)
+
+    def joined(name: str) -> str:
+        name, base = folder_paths.annotated_filepath(name)
+        return str(Path(base or folder_paths.get_input_directory()) / name)
+
+    monkeypatch.setattr(folder_paths, "get_annotated_filepath", joined)
+    monkeypatch.setattr(folder_paths, "exists_annotated_filepath", lambda name: Path(joined(name)).exists())
+    assert "no clip" in refusal(prompt(str(outside) if file == "absolute" else file))
+    assert refusal(prompt("film.mp4")) == refusal(prompt("deep/run")) == ""
+
+
 def test_a_missing_file_is_said_once(server):
     with pytest.raises(harness.HarnessError) as refused:
         server.queue(prompt("gone.mp4"))

@@ -9,6 +9,7 @@ import uuid
 from types import SimpleNamespace
 
 import pytest
+from aiohttp import web
 from template import by_type, short_template
 
 TRAINER, CLIP = "SMA_TrainMotionLoRA", "SMA_LoadMotionClip"
@@ -128,6 +129,18 @@ def test_a_script_may_send_any_notes_with_its_prompt(host, monkeypatch, extra):
         kept.show("1", {"report": ["of a script"], "warnings": []})
     queue.task_done(item, {"outputs": {}, "meta": {}}, None, process_item=lambda prompt: prompt[:5])
     assert kept.of_workflow("w") == {}
+
+
+def test_a_host_with_two_copies_of_the_pack_starts(host, monkeypatch, caplog):
+    import server
+
+    kept = host.module("nodes.host.kept_reports")
+    routes = web.RouteTableDef()
+    monkeypatch.setattr(server.PromptServer.instance, "routes", routes)
+    for _ in range(2):
+        kept.add_route()
+    web.Application().add_routes(routes)
+    assert "installed twice" in caplog.text
 
 
 def test_cancel_and_the_run_before_it_leave_their_reports(server, page, graph):

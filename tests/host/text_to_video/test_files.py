@@ -57,15 +57,13 @@ def test_an_empty_list_says_where_to_put_files(host, monkeypatch):
     ] + ["epsilon"]
 
 
-def test_a_pickled_v_prediction_folder_loads_and_says_what_it_is(host, folders, monkeypatch):
+def test_a_pickled_v_prediction_folder_loads_and_says_what_it_is(host, folders, said):
     from comfy.model_base import ModelType
 
-    lines = []
-    monkeypatch.setattr(host.module("nodes.text_to_video"), "say", lambda node_id, text: lines.append(text))
     model, _, _ = load(host, source="diffusers folder", folder="zero-v")
     assert model.model.model_type == ModelType.V_PREDICTION
     assert type(model.model).__name__ == "UNet3D"
-    (line,) = lines
+    (line,) = said
     size = sum(p.numel() for p in model.model.diffusion_model.parameters()) / 1e6
     assert line == (
         f"UNet3D 32-64, {size:.1f} M parameters, float16 (computed in float32), predicts v_prediction, scaled_linear betas; "
