@@ -126,7 +126,11 @@ def ensure_environment() -> tuple[Path, Path]:
     """Build what is missing and return (python, host). Costs a file comparison where nothing is missing."""
     python, stamp_file = environment_python(), CACHE / "venv" / "stamp"
     host = find_host()
-    if os.environ.get("SPECTRAL_MOTION_PYTHON"):
+    if own := os.environ.get("SPECTRAL_MOTION_PYTHON"):
+        if not python.is_file():
+            raise HarnessError(
+                f"SPECTRAL_MOTION_PYTHON is {own!r}, which is no file. Give the path of a Python interpreter."
+            )
         return python, host
     stamp = _stamp(host)
     if stamp_file.is_file() and stamp_file.read_text() == stamp:

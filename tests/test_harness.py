@@ -57,6 +57,13 @@ def test_the_closing_lines_say_what_was_skipped_and_why(rooms, capfd):
     assert "4 tests skipped, all others passed" in lines[3]
 
 
+def test_a_python_that_is_not_there_is_refused_in_a_sentence(monkeypatch):
+    monkeypatch.setenv("SPECTRAL_MOTION_PYTHON", "no/such/python")
+    monkeypatch.setattr(environment, "find_host", Path)
+    with pytest.raises(environment.HarnessError, match="SPECTRAL_MOTION_PYTHON is 'no/such/python', which is no file"):
+        environment.ensure_environment()
+
+
 def test_no_test_is_called_left_out_where_all_ran(rooms, monkeypatch, capfd):
     monkeypatch.setattr(harness, "SUITES", [[str(rooms[1])]])
     assert harness.test([]) == 0
