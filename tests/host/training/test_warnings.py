@@ -24,7 +24,7 @@ def test_a_good_training_warns_of_nothing(case, warned):
 @pytest.mark.parametrize(("frames", "side"), [(4, 8), (8, 16)], ids=["4 frames", "32x32 pixels"])
 def test_another_length_or_size_than_sprites_learned_is_said(sprites_case, warned, frames, side):
     latent = torch.rand(1, 12, frames, side, side, generator=torch.Generator().manual_seed(0))
-    sprites_case.train(steps=1, latent={"samples": latent})
+    sprites_case.train(steps=2, latent={"samples": latent})
     (warning,) = warned
     assert f"never saw {frames} frames of {2 * side}x{2 * side} pixels" in warning
     assert "was trained on 8 frames of 16x16 pixels" in warning
@@ -36,7 +36,7 @@ def test_a_clip_that_does_not_move_is_said(host, case, warned):
     samples = latent["samples"]
     # Wan's VAE makes another kind of latent of the first frame, and with random weights also of the next ones.
     still = torch.cat([samples[:, :, :1], samples[:, :, -1:].expand_as(samples[:, :, 1:])], 2)
-    case.train(steps=1, latent={"samples": still})
+    case.train(steps=2, latent={"samples": still})
     assert (
         [text for text in warned if text.startswith("The clip hardly moves: its frames differ by 0.0e+00")]
         == warned
@@ -54,7 +54,7 @@ def test_words_that_the_prompt_model_ignores_are_said_by_the_prompt_and_by_the_t
     (other,) = host.call("CLIPTextEncode", clip=sprites_case.clip, text="red circle on plain")
     assert warned == []
     (both,) = host.call("ConditioningConcat", conditioning_to=positive, conditioning_from=other)
-    sprites_case.train(steps=1, positive=both)
+    sprites_case.train(steps=2, positive=both)
     assert warned == [warning]
 
 
@@ -78,11 +78,11 @@ def test_memory_that_is_tight_or_missing_is_said(host, sprites_case, warned, mon
     monkeypatch.setattr(
         host.module("nodes.train"), "estimate", lambda *a, **k: found.append(memory.estimate(*a, **k)) or found[0]
     )
-    sprites_case.train(steps=1)
+    sprites_case.train(steps=2)
     warned.clear()
     needed = found[0].adapter + found[0].activations
     monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *_, **__: int(needed * share))
     found.clear()
-    sprites_case.train(steps=1)
+    sprites_case.train(steps=2)
     kind = {0.5: "Memory does not fit: ", 1.5: "Memory is tight: ", 3.0: None}[share]
     assert [text.startswith(kind) for text in warned] == [True] if kind else warned == []
