@@ -121,6 +121,7 @@ def test_a_script_may_send_any_notes_with_its_prompt(host, monkeypatch, extra):
     from comfy_execution.utils import CurrentNodeContext
 
     kept = host.module("nodes.host.kept_reports")
+    monkeypatch.setattr(kept, "_kept", type(kept._kept)())
     queue = execution.PromptQueue(SimpleNamespace(queue_updated=lambda: None))
     monkeypatch.setattr(server.PromptServer.instance, "prompt_queue", queue, raising=False)
     queue.put((0, "odd", {"1": {"class_type": TRAINER, "inputs": {}}}, extra, [], {}))
