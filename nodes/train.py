@@ -109,6 +109,10 @@ class TrainMotionLoRA(io.ComfyNode):
                     run.resumed(options.resume_from, state_about(state_file))
                 clips = host.clip.split(1)
                 masks = None if host.mask is None else host.mask.split(1)
+                if masks is not None:
+                    report.tell(
+                        f"The losses look at {host.mask.mean():.0%} of the clip, where the noise mask is above 0"
+                    )
                 with image_pass(host.network) if plan.beside else nullcontext():
                     result = train(
                         host.denoisers,

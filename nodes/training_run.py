@@ -77,7 +77,8 @@ class TrainingRun:
         self.started = time.monotonic()
 
     def resumed(self, name: str, about: Mapping[str, object]) -> None:
-        """Says where a resumed run differs from the one that left the state: it then goes on, but not as that one would have."""
+        """Says where a resumed run goes on, and where it differs from the one that left the state: it then is another run."""
+        self.report.tell(f"Goes on from step {self.first_step} of {self.steps}, from {name}")
         same_as_json = json.loads(json.dumps(self.metadata))
         differing = [key for key, value in same_as_json.items() if key in about and about[key] != value]
         if differing:
@@ -142,7 +143,7 @@ class TrainingRun:
         """The finished LoRA, which is on disk as well. Says on the node what was done and where it is."""
         if done := state.step - self.first_step:
             # Without losses of single steps: each has another noise level, so the first and the last say little.
-            self.report.tell(f"{done} steps in {time.monotonic() - self.started:.0f} s")
+            self.report.tell(f"{done} step{'' if done == 1 else 's'} in {time.monotonic() - self.started:.0f} s")
         else:
             self.report.tell(f"Nothing was left to do: {self.first_step} of {self.steps} steps were done")
         if self.saved is None or self.saved[0] != state.step:

@@ -41,6 +41,8 @@ def still_warning(x: Tensor) -> str:
     share = moving_share(x)
     if share >= STILL:
         return ""
+    if share == 0:
+        return "The clip does not move: all its frames are the same. Choose a part of the film where something moves."
     return (
         f"The clip hardly moves: its frames differ by {share:.1e} of the picture's variance, and motion has {STILL:g} or more. "
         "Choose a part of the film where something moves."

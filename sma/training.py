@@ -248,7 +248,7 @@ def _fitting(masks: Sequence[Tensor | None] | None, clips: Sequence[Tensor]) -> 
                 ) from error
             if not (torch.isfinite(mask).all() and (mask >= 0).all() and mask.any()):
                 raise ValueError(
-                    "A mask holds negative or infinite values or nothing but 0; use 0 to 1, and 1 somewhere."
+                    f"A mask is nothing but 0, or goes from {mask.min():g} to {mask.max():g}; use 0 to 1, above 0 where to look."
                 )
         fitting.append(mask)
     return fitting

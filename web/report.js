@@ -7,7 +7,7 @@ const EVENT = "spectral_motion.report"
 const WIDGET = "spectral_motion_report"
 const LINE = 15 // px
 const MARGIN = 10 // px; the classic renderer leaves so much free round an element
-const MOST = 176 // px; a longer report scrolls, so that a node never grows far over its neighbours
+const MOST = 240 // px; a longer report scrolls, so that a node never grows far over its neighbours
 
 const style = document.createElement("style")
 style.textContent = `
@@ -39,7 +39,7 @@ function addWidget(node) {
   element.className = "spectral-motion-report"
   // About as high as its text: an element that is not drawn yet has no height to ask for.
   const height = () => {
-    const perLine = Math.max(20, (node.size[0] - 46) / 5.6)
+    const perLine = Math.max(20, (node.size[0] - 46) / 6)
     const lines = [...element.children].reduce((sum, line) => sum + Math.ceil(line.textContent.length / perLine), 0)
     return lines ? Math.min(MOST, lines * LINE + 6) + 2 * MARGIN : 0
   }
@@ -81,27 +81,45 @@ function show(entry) {
   node.graph?.setDirtyCanvas(true, true)
 }
 
-async function showKept() {
+// Whether a node still has the values it had when it reported; a template that is opened anew has not.
+function isUnchanged(entry) {
+  const widgets = nodeAt(entry.node)?.widgets ?? []
+  return Object.entries(entry.values).every(([name, value]) => {
+    const widget = widgets.find((widget) => widget.name === name)
+    return !widget || JSON.stringify(widget.value) === JSON.stringify(value)
+  })
+}
+
+// ended: id of the prompt that this page has just seen ending; what that one reported is shown whatever was changed meanwhile.
+async function showKept(ended) {
   const workflow = app.rootGraph?.id
   if (!workflow) return
   const response = await api.fetchApi(`/spectral_motion/reports/${encodeURIComponent(workflow)}`)
   if (!response.ok) return
   const reports = await response.json()
-  if (app.rootGraph.id === workflow) Object.values(reports).forEach(show)
+  if (app.rootGraph.id !== workflow) return
+  for (const entry of Object.values(reports)) {
+    show(entry.prompt === ended || isUnchanged(entry) ? entry : { ...entry, report: [], warnings: [] })
+  }
 }
 
+let started
+
 app.registerExtension({
-  name: "SpectralMotion.Report",
+  name: "spectral_motion.reports",
   setup() {
     // Every page hears of every run; only the one that shows its workflow has the nodes.
     api.addEventListener(EVENT, ({ detail }) => {
       if (detail.workflow === app.rootGraph?.id) show(detail)
     })
+    api.addEventListener("execution_start", ({ detail }) => {
+      started = detail.prompt_id
+    })
     // At the end of a run the server knows what nodes from the cache had reported.
     api.addEventListener("executing", ({ detail }) => {
-      if (detail === null) showKept()
+      if (detail === null) showKept(started)
     })
-    api.addEventListener("reconnected", showKept)
+    api.addEventListener("reconnected", () => showKept(started))
   },
-  afterConfigureGraph: showKept,
+  afterConfigureGraph: () => showKept(),
 })

@@ -35,8 +35,8 @@ def show(node_id: str, payload: dict[str, list[str]]) -> None:
         payload: ``{"report": [...], "warnings": [...]}``.
     """
     server = PromptServer.instance
-    prompt_id, workflow, node_type = _running(server, node_id)
-    entry = {"node": node_id, "type": node_type, "prompt": prompt_id, "workflow": workflow, **payload}
+    prompt_id, workflow, node = _running(server, node_id)
+    entry = {"node": node_id, **_about(node), "prompt": prompt_id, "workflow": workflow, **payload}
     if workflow is not None:
         with _lock:
             _kept[workflow, node_id] = entry
@@ -62,15 +62,10 @@ def of_workflow(workflow: str) -> dict[str, dict[str, Any]]:
         done.add(prompt_id)
         last |= {node: entry for node, entry in kept.items() if entry["prompt"] == prompt_id}
         for node, output in job["outputs"].items():
-            if "report" in output and "warnings" in output and node in job["types"]:
+            if "report" in output and "warnings" in output and node in job["nodes"]:
                 said = {"report": output["report"], "warnings": output["warnings"]}
-                last[node] = {
-                    "node": node,
-                    "type": job["types"][node],
-                    "prompt": prompt_id,
-                    "workflow": workflow,
-                    **said,
-                }
+                about = _about(job["nodes"][node])
+                last[node] = {"node": node, **about, "prompt": prompt_id, "workflow": workflow, **said}
     return last | {node: entry for node, entry in kept.items() if entry["prompt"] not in done}
 
 
@@ -92,16 +87,22 @@ def add_route() -> None:
         return web.json_response(of_workflow(request.match_info["workflow"]))
 
 
-def _running(server: PromptServer, node_id: str) -> tuple[str | None, str | None, str]:
-    """Prompt id, workflow id and type of the node that is being executed; None and "" where the host does not know."""
+def _running(server: PromptServer, node_id: str) -> tuple[str | None, str | None, dict[str, Any]]:
+    """Prompt id, workflow id and entry in the prompt of the node that is being executed; None and {} where the host does not know."""
     context = get_executing_context()
     queue = getattr(server, "prompt_queue", None)
     if context is None or queue is None:
-        return None, None, ""
+        return None, None, {}
     for _, prompt_id, prompt, extra_data, *_ in queue.get_current_queue_volatile()[0]:
         if prompt_id == context.prompt_id:
-            return prompt_id, _workflow_id(extra_data), prompt.get(node_id, {}).get("class_type", "")
-    return context.prompt_id, None, ""
+            return prompt_id, _workflow_id(extra_data), prompt.get(node_id, {})
+    return context.prompt_id, None, {}
+
+
+def _about(node: dict[str, Any]) -> dict[str, Any]:
+    """Type and values of a node of a prompt: what the page compares with the node it has, which may have been changed since."""
+    values = {name: value for name, value in node.get("inputs", {}).items() if not isinstance(value, list)}
+    return {"type": node.get("class_type", ""), "values": values}
 
 
 def _workflow_id(extra_data: dict[str, Any]) -> str | None:
@@ -114,5 +115,4 @@ def _workflow_id(extra_data: dict[str, Any]) -> str | None:
 
 def _job(entry: dict[str, Any]) -> dict[str, Any]:
     _, _, prompt, extra_data, *_ = entry["prompt"]
-    types = {node: inputs["class_type"] for node, inputs in prompt.items()}
-    return {"workflow": _workflow_id(extra_data), "outputs": entry["outputs"], "types": types}
+    return {"workflow": _workflow_id(extra_data), "outputs": entry["outputs"], "nodes": prompt}

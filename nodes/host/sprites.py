@@ -16,7 +16,7 @@ from comfy_execution.utils import get_executing_context
 from torch import Tensor, nn
 
 from ...sma.sprites import model as sprites
-from ...sma.sprites.prompt import PromptEmbedding, ignored_words, tokenize
+from ...sma.sprites.prompt import PromptEmbedding, ignored_words, known_words, tokenize
 from .report import Report
 from .wrapped import HostNetwork, model_from_network
 
@@ -74,10 +74,7 @@ def load_clip(path: Path | str = sprites.DEFAULT_WEIGHTS) -> comfy.sd.CLIP:
 def _ignored(prompt: str) -> str:
     if not (words := ignored_words(prompt)):
         return ""
-    return (
-        f"The sprites model reads nothing in {', '.join(map(repr, words))}. "
-        "Use its words, which the tooltip of Load Sprites Model's clip output lists."
-    )
+    return f"The sprites model reads nothing in {', '.join(map(repr, words))}. It knows {', '.join(known_words())}."
 
 
 class _Tokenizer:

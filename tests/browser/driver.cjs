@@ -352,6 +352,9 @@ async function runAndRead(job, page, problems) {
   await page.reload()
   await trainerSays(page, "Stopped at step")
   await note("reloaded")
+  await setTitled(page, "Train Motion LoRA", { seed: 4 })
+  await page.evaluate(() => window.app.loadGraphData(window.app.rootGraph.serialize(), true, true, "changed"))
+  await note("changed")
   problems.push(...(await complaints(page)))
   return { events: [first, second, cancelled].map(({ event }) => event), seen, before, after, chosen }
 }

@@ -45,7 +45,7 @@ def test_a_node_without_a_report_looks_as_before(session):
 def test_reports_and_warnings_can_be_read_and_stay_small(session):
     for moment in MOMENTS:
         shown = session["seen"][moment]
-        assert all(node["seen"] and node["inside"] and 20 < node["height"] < 180 for node in shown.values()), (
+        assert all(node["seen"] and node["inside"] and 20 < node["height"] < 250 for node in shown.values()), (
             moment,
             shown,
         )
@@ -66,6 +66,11 @@ def test_what_was_said_before_a_cancel_stays_also_after_a_reload(session):
     assert len(live["report"]) == 1 and "modules adapted" in live["report"][0]
     assert cancelled["warnings"] == reloaded["warnings"]
     assert cancelled["warnings"][-1].startswith("Stopped at step ")
+
+
+def test_a_graph_that_is_opened_with_other_values_shows_nothing_of_what_was_said_of_these(session):
+    changed = session["seen"]["changed"]
+    assert TRAINER not in changed and changed[CLIP] == session["seen"]["reloaded"][CLIP]
 
 
 def test_another_workflow_with_the_same_node_ids_shows_nothing(session):
