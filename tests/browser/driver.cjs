@@ -349,7 +349,7 @@ async function runAndRead(job, page, problems) {
   await other.evaluate((graph) => window.app.loadGraphData(graph, true, true, "another"), { ...graph, id: crypto.randomUUID() })
   await note("another_workflow", other)
   await other.close()
-  await page.reload()
+  await load(page, () => page.reload())
   await trainerSays(page, "Stopped at step")
   await note("reloaded")
   await setTitled(page, "Train Motion LoRA", { seed: 4 })
