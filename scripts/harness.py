@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent))
@@ -70,39 +71,56 @@ def enter() -> None:
         _become([str(python), *sys.argv])
 
 
-def _pytest(python: Path, arguments: list[str]) -> tuple[int, str, Counter[str]]:
-    """Run pytest in its own process, show what it prints; returns (exit status, its closing line, skipped tests by reason)."""
-    # -I keeps the repository root off sys.path, where it would shadow the host's modules.
-    command = [str(python), "-I", "-m", "pytest", "-q", *arguments]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    closing, skipped = "", Counter()
-    with unwind_on_signals():
-        try:
-            for line in process.stdout:
-                print(line, end="", flush=True)
-                if skip := re.match(r"SKIPPED \[(\d+)\] \S+: (.*)", line):
-                    skipped[skip[2]] += int(skip[1])
-                elif re.search(r"\d+ (passed|failed|skipped|error)|no tests ran", line):
-                    closing = line.strip()
-        finally:
-            if process.poll() is None:
-                process.terminate()
-            status = process.wait()
-    return status, closing, skipped
+class _Room:
+    """One suite in its own pytest process; the lines that it prints are shown with the suite's name before them."""
+
+    def __init__(self, python: Path, suite: list[str], options: list[str]) -> None:
+        self.name = " ".join(suite)
+        # -I keeps the repository root off sys.path, where it would shadow the host's modules.
+        self.command = [str(python), "-I", "-m", "pytest", "-q", "-rfEs", *suite, *options]
+        self.label = f"{Path(suite[0]).name}: "
+        self.process: subprocess.Popen[str] | None = None
+        self.closing, self.skipped = "", Counter[str]()
+
+    def run(self) -> int:
+        """Run it to its end; returns pytest's exit status."""
+        say(f"pytest {self.name}")
+        self.process = subprocess.Popen(
+            self.command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for line in self.process.stdout:
+            print(f"{self.label}{line}", end="", flush=True)
+            if skip := re.match(r"SKIPPED \[(\d+)\] \S+: (.*)", line):
+                self.skipped[skip[2]] += int(skip[1])
+            elif re.search(r"\d+ (passed|failed|skipped|error)|no tests ran", line):
+                self.closing = line.strip()
+        return self.process.wait()
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait()
 
 
 def test(options: list[str]) -> int:
     started = time.monotonic()
     python, _ = ensure_environment()
-    failed, left_out, lines = False, 0, []
-    for suite in SUITES:
-        say(f"pytest {' '.join(suite)}")
-        status, closing, skipped = _pytest(python, ["-rfEs", *suite, *options])
-        # 5: no test fits the options, which is no failure of the suite.
-        failed |= status not in ((0, 5) if options else (0,))
-        left_out += skipped.total()
-        lines.append(f"{' '.join(suite)}: {closing or f'pytest ended with {status}'}")
-        lines += [f"    {count} skipped: {reason}" for reason, count in skipped.items()]
+    rooms = [_Room(python, suite, options) for suite in SUITES]
+    # Two at a time: every room mostly keeps one core busy.
+    with unwind_on_signals(), ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
+        try:
+            statuses = list(pool.map(_Room.run, rooms))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for room in rooms:
+                room.stop()
+    # 5: no test fits the options, which is no failure of the suite.
+    failed = any(status not in ((0, 5) if options else (0,)) for status in statuses)
+    left_out, lines = 0, []
+    for room, status in zip(rooms, statuses, strict=True):
+        left_out += room.skipped.total()
+        lines.append(f"{room.name}: {room.closing or f'pytest ended with {status}'}")
+        lines += [f"    {count} skipped: {reason}" for reason, count in room.skipped.items()]
     print("\n" + "\n".join(lines))
     outcome = "FAILED" if failed else "all others passed" if left_out else "all tests passed"
     say(f"{f'{left_out} tests skipped, ' if left_out else ''}{outcome} in {time.monotonic() - started:.0f} s")

@@ -21,7 +21,7 @@ def test_without_diffusers_it_lists_its_files_and_says_what_to_install(host, cas
         ImportError,
         match=r'^AnimateDiff needs diffusers, which is not installed\. Run .* "diffusers>=0\.31,<0\.\d+" and',
     ):
-        node.execute(base=base, motion_module=case.motion_module, weights="as stored")
+        host.call(node, base=base, motion_module=case.motion_module, weights="as stored")
 
 
 def test_other_bases_are_refused(host, models, case):
