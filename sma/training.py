@@ -246,10 +246,13 @@ def _fitting(masks: Sequence[Tensor | None] | None, clips: Sequence[Tensor]) -> 
                     f"A mask is {list(mask.shape)}; it must fit [1, 1, F, H, W] of its clip {list(clip.shape)}. "
                     "Resize it."
                 ) from error
-            if not (torch.isfinite(mask).all() and (mask >= 0).all() and mask.any()):
-                raise ValueError(
-                    f"A mask is nothing but 0, or goes from {mask.min():g} to {mask.max():g}; use 0 to 1, above 0 where to look."
-                )
+            faults = {
+                "NaN or infinite values": not torch.isfinite(mask).all(),
+                "negative values": (mask < 0).any(),
+                "nothing but 0": not mask.any(),
+            }
+            if fault := next((name for name, found in faults.items() if found), None):
+                raise ValueError(f"A mask holds {fault}; use 0 to 1, and more than 0 where the losses are to look.")
         fitting.append(mask)
     return fitting
 

@@ -242,7 +242,7 @@ def test_a_still_clip_and_one_of_a_size_the_model_never_saw_are_warned_of(host, 
     for number in range(4):
         Image.linear_gradient("L").save(folder / f"{number}.png")
     load(host, "still/", timing={"timing": "stride", "stride": 1})
-    assert said[-1].startswith("The clip hardly moves: ")
+    assert said[-1].startswith("The clip does not move: ")
     shutil.rmtree(folder)
     said.clear()
     vae = host.module("nodes.host.sprites").SpritesVAE()

@@ -89,7 +89,7 @@ def test_state_beyond_the_last_step_is_refused_and_one_at_it_is_finished(make_to
         ([torch.ones(1, 3, 5, 4, 6)], "must fit"),
         ([torch.zeros(1, 1, 5, 4, 6)], "nothing but 0"),
         ([-torch.ones(1, 1, 5, 4, 6)], "negative"),
-        ([torch.full((1, 1, 5, 4, 6), math.nan)], "negative or infinite"),
+        ([torch.full((1, 1, 5, 4, 6), math.nan)], "NaN or infinite"),
     ],
 )
 def test_masks_that_do_not_fit_are_refused(make_toy, masks, message):
