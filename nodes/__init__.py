@@ -46,6 +46,7 @@ class SpectralMotionExtension(ComfyExtension):
     @override
     async def on_load(self) -> None:
         serve_examples()
+        add_route()
 
     @override
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
@@ -53,5 +54,4 @@ class SpectralMotionExtension(ComfyExtension):
 
 
 async def comfy_entrypoint() -> SpectralMotionExtension:
-    add_route()
     return SpectralMotionExtension()

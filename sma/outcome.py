@@ -84,8 +84,7 @@ def _predict(
     settings: TrainingSettings,
     generator: torch.Generator,
 ) -> Prediction:
-    level = settings.level_at(torch.tensor(share, dtype=torch.float64)).item()
-    sigma = torch.full((1,), settings.sigma_at(level), dtype=x0.dtype, device=x0.device)
+    sigma = torch.full((1,), settings.sigma_at(settings.level_at(share)), dtype=x0.dtype, device=x0.device)
     noise = torch.randn(x0.shape, generator=generator).to(x0)
     x_t = add_noise(x0, noise, sigma, settings.kind)
     return Prediction.from_denoised(x0, noise, x_t, sigma, denoise(x_t, sigma), settings.kind, mask)

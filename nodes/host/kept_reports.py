@@ -72,8 +72,8 @@ def of_workflow(workflow: str) -> dict[str, dict[str, Any]]:
 def add_route() -> None:
     """Lets pages ask for the reports of a workflow by ROUTE; called once, while the host loads its nodes.
 
-    Nothing is done where the pack is loaded without a server.
-    Where another copy of the pack has added the route, its answer stays: with two of one path the host does not start.
+    Nothing is done where the pack is loaded without a server. Where another copy of the pack has added the route,
+    its answer stays: with two of one path the host does not start.
     """
     routes = getattr(getattr(PromptServer, "instance", None), "routes", None)
     if routes is None:
