@@ -10,8 +10,8 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..sma.clip import ClipRequest, read_clip, write_video
-from ..sma.clip_size import ClipSize
-from ..sma.film import image_files
+from ..sma.clip.folder import image_files
+from ..sma.clip.size import ClipSize
 from ..sma.stillness import still_warning
 from .host import clips
 from .host.report import Report

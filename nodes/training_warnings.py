@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..sma.clip_size import ClipSize
+from ..sma.clip.size import ClipSize
 from ..sma.outcome import Outcome
 from ..sma.stillness import still_warning
 from .host.memory import MemoryEstimate

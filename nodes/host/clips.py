@@ -11,7 +11,8 @@ import folder_paths
 from aiohttp import web
 from server import PromptServer
 
-from ...sma.film import ANIMATION_SUFFIXES, IMAGE_SUFFIXES
+from ...sma.clip.folder import IMAGE_SUFFIXES
+from ...sma.clip.sources import ANIMATION_SUFFIXES
 from .paths import chosen_path
 
 # Not named "examples": the host would look for workflow templates there.

@@ -15,7 +15,7 @@ import comfy.utils
 import torch
 from torch import Tensor, nn
 
-from ...sma.clip_size import ClipSize
+from ...sma.clip.size import ClipSize
 from .weights import load_exactly
 
 # How weights may be kept; the host chooses what it computes in.

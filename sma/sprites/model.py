@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..clip_size import ClipSize
+from ..clip.size import ClipSize
 from ..networks.unet3d import build_unet3d
 from ..networks.unet3d_transformers import TemporalTransformer, TransformerBlock
 from .data import FRAMES, SIZE

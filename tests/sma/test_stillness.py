@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sma.clip_size import ClipSize
+from sma.clip.size import ClipSize
 from sma.sprites.data import MOTIONS, Scene, named_path
 from sma.stillness import STILL, moving_share, still_warning
 

@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .checks import check_option
-from .film import Film, Shot, fraction, open_film, rate_text, seconds_text
+from ..checks import check_option
+from .film import Film, Shot, fraction, rate_text, seconds_text
+from .sources import open_film
 
 Crop = Literal["centre", "stretch"]
 

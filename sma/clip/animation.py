@@ -1,0 +1,63 @@
+"""Animated gif and webp."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from functools import partial
+from itertools import accumulate
+from pathlib import Path
+
+import av
+from PIL import Image
+
+from .film import Film, Shot, counted, rate_text
+from .picture import opaque
+
+_GIF_DEFAULT_MS = 100  # what browsers show a gif or webp frame for whose duration is 0 or 10 ms
+
+
+@contextmanager
+def open_animation(path: Path) -> Iterator[Film]:
+    # Pillow, because FFmpeg cannot read animated webp. Moments come from the headers: Pillow would decode every frame.
+    with Image.open(path, formats=("GIF", "WEBP")) as image:
+        durations = _gif_durations(path) if image.format == "GIF" else _webp_durations(path)
+        times = list(
+            accumulate((Fraction(ms if ms > 10 else _GIF_DEFAULT_MS, 1000) for ms in durations), initial=Fraction(0))
+        )
+
+        def load(i: int) -> Image.Image:
+            try:
+                image.seek(i)
+                return opaque(image)
+            except (EOFError, IndexError, struct.error) as error:  # Pillow's, where a file is cut short
+                raise OSError(f"frame {i + 1} is incomplete") from error
+
+        total = len(times) - 1
+        rate = total / times[-1]
+        shots = (Shot(time, partial(load, i)) for i, time in enumerate(times[:-1]))
+        yield Film(shots, rate, f"{counted(total, 'frame')} at {rate_text(rate)} fps")
+
+
+def _gif_durations(path: Path) -> list[int]:
+    """Milliseconds of each frame."""
+    with av.open(str(path), format="gif", options={"protocol_whitelist": "file"}) as container:
+        packets = container.demux()
+        return [int(packet.duration * packet.time_base * 1000) for packet in packets if packet.size] or [0]
+
+
+def _webp_durations(path: Path) -> list[int]:
+    """Milliseconds of each frame, from the ANMF chunks of the WebP container; [0] for a still image."""
+    durations = []
+    with path.open("rb") as file:
+        end = 8 + int.from_bytes(file.read(8)[4:], "little")
+        file.seek(12)
+        while file.tell() < end and len(header := file.read(8)) == 8:
+            size = int.from_bytes(header[4:], "little")
+            after = file.tell() + size + size % 2  # chunks are padded to even sizes
+            if header[:4] == b"ANMF":
+                durations.append(int.from_bytes(file.read(16)[12:15], "little"))
+            file.seek(after)
+    return durations or [0]
