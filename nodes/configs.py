@@ -9,17 +9,17 @@ import yaml
 from comfy_api.latest import io
 
 from ..sma.configs import official_config
+from .host.lists import offered
 from .host.paths import chosen_path
 from .host.report import Report
 from .types import MotionLossSocket
-
-_NONE = "nothing found in input"
 
 
 def _files() -> list[str]:
     folder = Path(folder_paths.get_input_directory())
     files = folder.iterdir() if folder.is_dir() else ()
-    return sorted(path.name for path in files if path.suffix.lower() in (".yml", ".yaml") and path.is_file())
+    named = [path for path in files if path.suffix.lower() in (".yml", ".yaml") and path.is_file()]
+    return sorted(path.name for path in named if not path.is_symlink() or chosen_path(path.name))
 
 
 class LoadOfficialConfig(io.ComfyNode):
@@ -34,7 +34,7 @@ class LoadOfficialConfig(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=_files() or [_NONE],
+                    options=offered("input", _files),
                     tooltip="A .yml or .yaml file in ComfyUI's input folder. Press R to refresh the list.",
                 ),
                 io.Combo.Input(

@@ -10,8 +10,8 @@ from comfy_api.latest import io
 
 from ..sma.networks.unet3d import DEFAULT_FPS
 from .host import text_to_video
-from .host.diffusers_folder import model_folders
-from .host.paths import or_hint
+from .host.diffusers_folder import offered_folders
+from .host.lists import offered_host_files
 from .host.report import Report
 from .host.wrapped import STORAGE
 
@@ -20,8 +20,7 @@ FILES = "single files"
 
 
 def _file(input_id: str, folder: str, tooltip: str) -> io.Input:
-    names = or_hint(folder_paths.get_filename_list(folder), f"models/{folder}")
-    return io.Combo.Input(input_id, options=names, tooltip=tooltip)
+    return io.Combo.Input(input_id, options=offered_host_files(folder), tooltip=tooltip)
 
 
 def _path(folder: str, name: str) -> Path:
@@ -48,7 +47,7 @@ class LoadTextToVideoModel(io.ComfyNode):
                             [
                                 io.Combo.Input(
                                     "folder",
-                                    options=or_hint(model_folders(*text_to_video.NETWORKS), "models/diffusers"),
+                                    options=offered_folders(*text_to_video.NETWORKS),
                                     tooltip="A folder with model_index.json, unet, vae, text_encoder and scheduler that you copied "
                                     "into ComfyUI's models/diffusers. Prediction and betas are read from its scheduler.",
                                 )

@@ -3,8 +3,46 @@
 from __future__ import annotations
 
 import math
+import reprlib
+import stat
 from numbers import Integral
+from pathlib import Path
 from typing import Any, get_args
+
+
+class _Short(reprlib.Repr):
+    """Writes values on one line of bounded length, without walking through all of a large or self-containing one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 3
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = 4
+        self.maxstring = self.maxlong = self.maxother = 60
+
+    def repr_int(self, x: int, level: int) -> str:
+        # Python refuses to write out very long numbers.
+        return repr(x) if x.bit_length() <= 200 else f"a number of {math.ceil(x.bit_length() * math.log10(2))} digits"
+
+
+def shown(value: object) -> str:
+    """Write a value for a message: on one line, about 100 characters at most."""
+    text = " ".join(_Short().repr(value).split())
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def check_regular(path: Path) -> None:
+    """Refuse what is no plain file: a pipe or a device could keep its reader waiting for ever.
+
+    Raises:
+        ValueError: it is something else, it is gone, or it may not be looked at.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path.name} is gone or may not be read. Choose another file, or put it back.") from error
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise ValueError(f"{path.name} is {kind}; a plain file is needed. Choose another.")
 
 
 def check_option(name: str, value: object, options: Any) -> None:

@@ -13,6 +13,7 @@ from server import PromptServer
 
 from ...sma.clip.folder import IMAGE_SUFFIXES
 from ...sma.clip.sources import ANIMATION_SUFFIXES
+from .lists import Offered, offered
 from .paths import chosen_path
 
 # Not named "examples": the host would look for workflow templates there.
@@ -20,14 +21,20 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "clips"
 _EXAMPLE_MARK = " [example]"
 
 
-def choices() -> list[str]:
+def choices() -> Offered:
     """Lists videos, animated images and folders of images right under input/, then the pack's own clips."""
+    return offered("input", _in_input, always=sorted(_examples()))
+
+
+def _in_input() -> list[str]:
     folder = Path(folder_paths.get_input_directory())
     entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    # The host refuses links out of its folder.
+    entries = [entry for entry in entries if not entry.is_symlink() or chosen_path(entry.name)]
     videos = set(folder_paths.filter_files_content_types([e.name for e in entries if e.is_file()], ["video"]))
     files = [e.name for e in entries if e.name in videos or (e.is_file() and e.suffix.lower() in ANIMATION_SUFFIXES)]
     folders = [f"{e.name}/" for e in entries if e.is_dir() and _holds_images(e)]
-    return files + folders + sorted(_examples())
+    return files + folders
 
 
 def find(file: str) -> Path:

@@ -54,18 +54,8 @@ def chosen_path(name: Any) -> Path | None:
     return path if below and not whole else None
 
 
-def or_hint(choices: list[str], place: str) -> list[str]:
-    """Choices of a widget; where there are none, the place to put files in, as an empty list would say nothing."""
-    return choices or [f"nothing found in {place}"]
-
-
-def saved_loras() -> list[str]:
-    """LoRA files the host knows, in its model folders and under output/loras."""
-    return folder_paths.get_filename_list("loras")
-
-
 def lora_path(name: str) -> Path:
-    """The file of a name from :func:`saved_loras`.
+    """The file of a name from the host's list of LoRAs, those of its model folders and under output/loras.
 
     Raises:
         FileNotFoundError: no such file in the LoRA folders.
