@@ -55,8 +55,8 @@ def check_option(name: str, value: object, options: Any) -> None:
         raise ValueError(f"Unknown {name} {value!r}; use one of {', '.join(get_args(options))}.")
 
 
-def check_whole(name: str, value: object, least: int) -> None:
-    """Refuse what is no whole number, or one that is too small.
+def check_whole(name: str, value: object, least: int, most: int | None = None) -> None:
+    """Refuse what is no whole number, or one that is too small or too large.
 
     Raises:
         ValueError: names the value and the need.
@@ -65,6 +65,8 @@ def check_whole(name: str, value: object, least: int) -> None:
         raise ValueError(f"{name} is {value!r}; it must be a whole number.")
     if value < least:
         raise ValueError(f"{name} is {value}; it must be at least {least}.")
+    if most is not None and value > most:
+        raise ValueError(f"{name} is {shown(value)}; it must be at most {most}.")
 
 
 def check_weight(name: str, value: float) -> None:

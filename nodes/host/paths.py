@@ -43,7 +43,10 @@ def chosen_path(name: Any) -> Path | None:
 
     None where there is none, and where the name leads to the whole of a host's folder ("", ".", "sub/..") or out of it.
     """
-    if not isinstance(name, str) or not folder_paths.exists_annotated_filepath(name):
+    try:
+        if not isinstance(name, str) or not folder_paths.exists_annotated_filepath(name):
+            return None
+    except (OSError, ValueError):  # what no file can be called, or a folder that may not be looked into
         return None
     # Hosts before 0.30 let every name through. By the names alone: folders of the user's may be links to elsewhere.
     path = Path(os.path.abspath(folder_paths.get_annotated_filepath(name)))  # noqa: PTH100
