@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import reprlib
 import stat
 from numbers import Integral
@@ -34,15 +35,17 @@ def check_regular(path: Path) -> None:
     """Refuse what is no plain file: a pipe or a device could keep its reader waiting for ever.
 
     Raises:
-        ValueError: it is something else, it is gone, or it may not be looked at.
+        ValueError: it is something else, it is gone, or it may not be read.
     """
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path.name} is gone or may not be read. Choose another file, or put it back.") from error
+        raise ValueError(f"{path.name} is gone or out of reach. Put it back, or choose another file.") from error
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
         raise ValueError(f"{path.name} is {kind}; a plain file is needed. Choose another.")
+    if not os.access(path, os.R_OK):
+        raise ValueError(f"{path.name} may not be read by ComfyUI. Change its permissions.")
 
 
 def check_option(name: str, value: object, options: Any) -> None:
