@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,8 +16,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..checks import check_option
+from ..checks import check_option, check_regular
 from .film import Film, Shot, fraction, rate_text, seconds_text
+from .limits import check_memory, too_large
 from .sources import open_film
 
 Crop = Literal["centre", "stretch"]
@@ -38,6 +40,7 @@ class ClipRequest:
         stride: take every n-th source frame; must be 1 where fps is given.
         crop: "centre" keeps the aspect ratio and cuts the longer side, "stretch" keeps everything and distorts.
         folder_fps: rate of a folder of images, which has none of its own.
+        memory: bytes that making the clip may take.
     """
 
     width: int
@@ -48,6 +51,7 @@ class ClipRequest:
     stride: int = 1
     crop: Crop = "centre"
     folder_fps: float = 8.0
+    memory: float = math.inf
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1:
@@ -92,9 +96,13 @@ def read_clip(path: Path, request: ClipRequest) -> Clip:
     """
     if not path.exists():
         raise ValueError(f"There is no clip {path.name!r}. Pick or upload one.")
+    if not path.is_dir():
+        check_regular(path)
     try:
         with open_film(path, start=request.start, folder_fps=request.folder_fps) as film:
             return _take(path.name, film, request)
+    except Image.DecompressionBombError as error:
+        raise too_large(path.name, "too many pixels") from error
     except (av.FFmpegError, OSError) as error:
         raise ValueError(f"{path.name} cannot be read as a clip: {error.strerror or error}.") from error
 
@@ -120,7 +128,9 @@ def write_video(frames: Tensor, fps: float, path: Path) -> None:
 def _take(name: str, film: Film, request: ClipRequest) -> Clip:
     rate = fraction(request.fps) if request.fps else film.rate / request.stride
     pictures, times, size = [], [], (0, 0)
+    check_memory(request.frame_count or 2, request.width, request.height, request.memory)
     for shot in islice(_picked(name, film, request, rate), request.frame_count or OPEN_END_LIMIT + 1):
+        check_memory(len(pictures) + 1, request.width, request.height, request.memory)
         picture = shot.load()
         size = picture.size
         pictures.append(np.asarray(_fit(picture, request)))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
+from ..checks import check_regular
 from .film import Film, Shot, counted, fraction, rate_text
 from .picture import opaque
 
@@ -36,6 +37,7 @@ def open_folder(path: Path, fps: float) -> Iterator[Film]:
     sizes: dict[tuple[int, int], str] = {}  # with the first image of each
 
     def load(file: Path) -> Image.Image:
+        check_regular(file)
         with Image.open(file) as image:
             picture = opaque(ImageOps.exif_transpose(image))
         sizes.setdefault(picture.size, file.name)

@@ -12,6 +12,7 @@ import av
 from PIL import Image
 
 from .film import Film, Shot, counted, rate_text, seconds_text
+from .limits import check_picture
 
 # FFmpeg looks at contents, not names: without this list a renamed playlist would make it open the files it lists.
 _CONTAINERS = "mov,mp4,matroska,webm,avi,mpegts,flv"
@@ -23,6 +24,7 @@ def open_video(path: Path, start: float) -> Iterator[Film]:
         stream = container.streams.best("video")  # never a sound, data or cover-picture stream
         if stream is None:
             raise ValueError(f"{path.name} holds no video stream. Pick another file.")
+        check_picture(path.name, stream.width, stream.height)
         stream.thread_type = "AUTO"
         if start > 0:
             container.seek((stream.start_time or 0) + int(start / stream.time_base), stream=stream)
