@@ -113,7 +113,10 @@ def check_text(network: nn.Module, text: Tensor, extra: dict[str, Any]) -> None:
 
 
 def _text_width(network: nn.Module) -> int | None:
-    known = [_TEXT_LAYERS[kind.__name__] for kind in type(network).__mro__ if kind.__name__ in _TEXT_LAYERS]
+    kinds = [kind.__name__ for kind in type(network).__mro__]
+    known = [_TEXT_LAYERS[kind] for kind in kinds if kind in _TEXT_LAYERS]
+    if "LTXVModel" in kinds[1:]:
+        return None  # with sound it takes the texts of both side by side
     named = ((name, module) for name, module in network.named_modules() if name)
     layer = next((module for name, module in named if name in known or _CROSS_ATTENTION.fullmatch(name)), None)
     return getattr(layer, "in_features", None)

@@ -14,6 +14,12 @@ import torch
         ({"layers": {"layers": "regular expression", "pattern": "nothing.like.it"}}, "0 of"),
         ({"layers": {"layers": "regular expression", "pattern": "("}}, "regular expression"),
         ({"resume_from": "../../secret"}, "no training state"),
+        (
+            {"noise_low": 0.5, "noise_high": 0.5},
+            "noise_low is 0.5 and noise_high 0.5; no noise level lies between. Raise noi",
+        ),
+        ({"layers": {"layers": "regular expression", "pattern": "([a-z0-9_.]+)+!"}}, "0 of"),
+        ({"layers": {"layers": "regular expression", "pattern": "a{99999999999}"}}, "a count in it is too large"),
     ],
 )
 def test_bad_input_is_refused_in_a_sentence(host, case, change, message):
