@@ -26,7 +26,7 @@ from ...sma.networks.animatediff import (
 )
 from . import wrapped
 from .diffusers_folder import component_config, folder_path, read_json, sampling_of, scheduler_config
-from .lists import folders_with, host_files
+from .lists import folders_with, host_file, host_files
 from .text_encoder import load_clip
 from .video_vae import VideoVAE, read_video_vae
 from .weights import find_weights, read_weights
@@ -67,7 +67,7 @@ class Checkpoint:
 
     @property
     def path(self) -> Path:
-        return Path(folder_paths.get_full_path_or_raise("checkpoints", self.name))
+        return host_file("checkpoints", self.name)
 
     def unet(self) -> tuple[dict[str, Any], dict[str, Tensor], ModelType]:
         weights = read_weights(self.path)
@@ -170,7 +170,7 @@ def _read_motion_module(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
         path, config = find_weights(folder), read_json(folder / "config.json")
     else:
         _register_folder()
-        path, config = Path(folder_paths.get_full_path_or_raise(MOTION_MODELS, name)), None
+        path, config = host_file(MOTION_MODELS, name), None
     weights = motion_module_weights(read_weights(path))
     if others := [key for key in weights if "motion_modules." not in key]:
         # They would replace the base model's.

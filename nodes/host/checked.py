@@ -13,8 +13,10 @@ import comfy.model_management
 from comfy_api.latest import io
 
 from ...sma import __version__
+from ...sma.checks import shown
 from .choices import check_choices
-from .numbers import check_values
+from .links import check_links
+from .values import check_values
 
 REPORT_AT = "https://github.com/spectral-motion/ComfyUI-Spectral-Motion/issues"
 
@@ -43,6 +45,7 @@ def checked(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
         try:
             check_choices(values, schema().inputs)
             check_values(values, schema().inputs)
+            check_links(values, schema().inputs)
             return execute(cls, **values)
         except Exception as error:  # noqa: BLE001  the last resort; what the host handles passes
             if _is_ours(error) or _is_the_hosts(error):
@@ -75,7 +78,7 @@ def _is_the_hosts(error: Exception) -> bool:
 
 def _in_one_line(name: str, error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        file = f" {Path(error.filename).name}" if isinstance(error.filename, str) else " a file"
+        file = f" {shown(Path(error.filename).name)}" if isinstance(error.filename, str) else " a file"
         return f"{name} could not use{file} ({error.strerror.lower()}). Look at its permissions and at the free space."
     said = " ".join(str(error).split())
     said = _PATH.sub("", _QUOTED_PATH.sub(r"\1\2\1", said))

@@ -11,6 +11,7 @@ import folder_paths
 from aiohttp import web
 from server import PromptServer
 
+from ...sma.checks import shown
 from ...sma.clip.folder import IMAGE_SUFFIXES
 from ...sma.clip.sources import ANIMATION_SUFFIXES
 from .lists import Offered, offered
@@ -46,7 +47,7 @@ def find(file: str) -> Path:
     example = _examples().get(file) if isinstance(file, str) else None
     if found := example or chosen_path(file):
         return found
-    raise ValueError(f"There is no clip {file!r} in ComfyUI's input folder. Pick or upload one.")
+    raise ValueError(f"There is no clip {shown(file)} in ComfyUI's input folder. Pick or upload one.")
 
 
 def serve_examples() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -57,8 +58,8 @@ def check_conditioning(network: nn.Module, positive: list, latent: Tensor) -> No
             "Connect one CLIP Text Encode, or as many as there are clips through Conditioning (Combine)."
         )
     for text, extra in positive:
-        _check_entry(text, extra, latent)
         check_text(network, text, extra)
+        _check_entry(text, extra, latent)
         pictures = [name for name in _PICTURES if name in extra]
         if pictures and len(positive) != clips:
             raise ValueError(
@@ -97,13 +98,17 @@ def check_text(network: nn.Module, text: Tensor, extra: dict[str, Any]) -> None:
     The width of networks that are not known is not looked at.
 
     Raises:
-        ValueError: NaN, infinite or absurd values, or another width.
+        ValueError: no prompt's shape, NaN, infinite or absurd values, or another width.
     """
     remedy = "Encode the prompt again."
+    if text.ndim != 3 or not text.numel():
+        raise ValueError(f"The conditioning is {list(text.shape)}; [1, tokens, width] is needed. {remedy}")
     check_finite("The conditioning", text, remedy)
     for name, value in extra.items():
         if isinstance(value, Tensor):
             check_finite(f"The conditioning's {name}", value, remedy)
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"The conditioning's {name} is {value}; a finite number is needed. {remedy}")
     width = _text_width(network)
     if width is not None and text.shape[-1] != width:
         raise ValueError(

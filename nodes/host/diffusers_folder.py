@@ -10,7 +10,7 @@ from typing import Any
 import folder_paths
 from comfy.model_base import ModelType
 
-from ...sma.checks import check_regular
+from ...sma.checks import check_regular, shown
 from .lists import Offered, folders_with, offered
 
 _INDEX = "model_index.json"
@@ -42,7 +42,7 @@ def folder_path(name: str) -> Path:
         ValueError: there is none.
     """
     if (folder := _folders().get(name)) is None:
-        raise ValueError(f"There is no model folder {name!r} under models/diffusers; choose one from the list.")
+        raise ValueError(f"There is no model folder {shown(name)} under models/diffusers; choose one from the list.")
     return folder
 
 

@@ -62,6 +62,8 @@ def check_latent(latent: Tensor, channels: int) -> None:
             f"The latent has {latent.shape[1]} channels and the model takes {channels}. "
             "Encode the clip with the VAE that belongs to the model."
         )
+    if not latent.numel():
+        raise ValueError(f"The latent is {list(latent.shape)}, without any value. Encode the clip again.")
     check_finite("The latent", latent, "Encode the clip again.")
     if not latent.any():
         raise ValueError("The latent is empty: all its values are 0. Connect the VAE Encode of the clip.")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import folder_paths
 
+from ...sma.checks import shown
+
 logger = logging.getLogger(__name__)
 
 # What reading a folder, or a file in it that decides what belongs to the list, may raise.
@@ -58,6 +60,20 @@ def host_files(kind: str) -> list[str]:
         # It remembers folders by their times, and fails for good once one of them is gone.
         folder_paths.filename_list_cache.pop(folder_paths.map_legacy(kind), None)
         return folder_paths.get_filename_list(kind)
+
+
+def host_file(kind: str, name: str) -> Path:
+    """The file that :func:`host_files` lists under this name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        return Path(folder_paths.get_full_path_or_raise(kind, name))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"There is no file {shown(name)} among the {kind}. Choose one from the list; R refreshes it."
+        ) from error
 
 
 def offered_host_files(kind: str, place: str = "") -> Offered:

@@ -8,6 +8,8 @@ from typing import Any
 
 import folder_paths
 
+from .lists import host_file
+
 _STATES = "spectral_motion"
 
 
@@ -61,9 +63,9 @@ def lora_path(name: str) -> Path:
     """The file of a name from the host's list of LoRAs, those of its model folders and under output/loras.
 
     Raises:
-        FileNotFoundError: no such file in the LoRA folders.
+        ValueError: no such file in the LoRA folders.
     """
-    return Path(folder_paths.get_full_path_or_raise("loras", name))
+    return host_file("loras", name)
 
 
 def shown(path: Path) -> str:

@@ -67,7 +67,7 @@ def test_the_address_is_that_of_the_repository(host):
         (lambda: (ROOT / "a\0b").open(), "unexpected error .ValueError: embedded null byte"),
         (
             lambda: (ROOT / "nothing.pt").open(),
-            r"^Failing Node could not use nothing.pt .no such file or directory.\. Look at",
+            r"^Failing Node could not use 'nothing.pt' .no such file or directory.\. Look at",
         ),
         (
             _raise(OSError(28, "No space left on device")),

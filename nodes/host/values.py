@@ -11,6 +11,10 @@ from comfy_api.latest import io
 from ...sma.checks import shown
 from .lists import Offered
 
+# Characters.
+_LONGEST = 20_000
+_LONGEST_NAME = 2000
+
 
 def check_values(values: Mapping[str, Any], inputs: Sequence[io.Input]) -> None:
     """Nothing where every widget has a value of its kind and range, and every link that must give something does.
@@ -22,26 +26,37 @@ def check_values(values: Mapping[str, Any], inputs: Sequence[io.Input]) -> None:
     Raises:
         ValueError: names the input, its value and what it needs.
     """
-    for name, item, given in _given(values, inputs, ""):
+    for name, item, given in given_inputs(values, inputs, ""):
         value = given.get(item.id)
         if value is None:
             if not item.optional or (item.id in given and isinstance(item, io.WidgetInput)):
                 raise ValueError(f"{name} has no value; it needs one. Link a node that gives it.")
         elif isinstance(item, io.Int.Input | io.Float.Input):
             _check_number(name, value, item)
-        elif isinstance(item, io.Latent.Input):
-            if not isinstance(value, Mapping) or not hasattr(value.get("samples"), "shape"):
-                raise ValueError(f"{name} is no latent. Link a node that gives a LATENT, such as VAE Encode.")
         elif isinstance(item, io.Boolean.Input) and not isinstance(value, bool):
             raise ValueError(f"{name} is {shown(value)}; it is either true or false. Set it on the node.")
-        elif isinstance(item, io.String.Input | io.Combo.Input) and not isinstance(value, str):
-            raise ValueError(f"{name} is {shown(value)}; it needs text. Set it on the node.")
-        elif isinstance(item, io.Combo.Input) and not isinstance(item.options, Offered) and value not in item.options:
+        elif isinstance(item, io.String.Input | io.Combo.Input):
+            _check_text(name, value, item)
+
+
+def _check_text(name: str, value: Any, item: io.String.Input | io.Combo.Input) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {shown(value)}; it needs text. Set it on the node.")
+    if len(value) > _LONGEST:
+        raise ValueError(f"{name} has {len(value)} characters; {_LONGEST} are the most. Shorten it.")
+    if isinstance(item, io.Combo.Input):
+        if isinstance(item.options, Offered):
+            if len(value) > _LONGEST_NAME or "\0" in value:
+                raise ValueError(f"{name} is {shown(value)}; no file is called so. Choose one from the list.")
+        elif value not in item.options:
             known = ", ".join(map(repr, item.options))
             raise ValueError(f"{name} is {shown(value)}; the choices are {known}. Choose one of them.")
+    # No text in a file can hold those; names of files that are there may.
+    elif any("\ud800" <= char <= "\udfff" for char in value):
+        raise ValueError(f"{name} is {shown(value)}, with half a character in it. Write it anew.")
 
 
-def _given(
+def given_inputs(
     values: Mapping[str, Any], inputs: Sequence[io.Input], prefix: str
 ) -> Iterator[tuple[str, io.Input, Mapping[str, Any]]]:
     """Every input in force: its name for messages, itself, and the values that it stands among."""
@@ -49,7 +64,7 @@ def _given(
         if isinstance(item, io.DynamicCombo.Input):
             group = values[item.id]
             (option,) = [option for option in item.options if option.key == group[item.id]]
-            yield from _given(group, option.inputs, f"{prefix}{item.id}.")
+            yield from given_inputs(group, option.inputs, f"{prefix}{item.id}.")
         else:
             yield getattr(item, "display_name", None) or prefix + item.id, item, values
 

@@ -20,13 +20,9 @@ def _value(item):
     if item.io_type == "COMFY_DYNAMICCOMBO_V3":
         return _chosen(item, item.options[0])
     options = getattr(item, "options", None)
-    kinds = {"BOOLEAN": True, "STRING": "text", "LATENT": {"samples": _Shaped()}}
+    kinds = {"BOOLEAN": True, "STRING": "text"}
     default = getattr(item, "default", None)
     return options[0] if options else kinds.get(item.io_type, item.io_type) if default is None else default
-
-
-class _Shaped:
-    shape = ()
 
 
 def _chosen(item, option):
@@ -89,7 +85,7 @@ def test_a_value_is_needed_where_one_is_required(host, schemas):
 def test_other_widgets_take_only_their_own_kind(host, schemas):
     for schema in schemas:
         for given, place, item, name in _all(schema):
-            wrong = {"BOOLEAN": "yes", "STRING": 5, "COMBO": ["a"], "LATENT": 3}.get(item.io_type)
+            wrong = {"BOOLEAN": "yes", "STRING": 5, "COMBO": ["a"]}.get(item.io_type)
             if wrong is not None:
                 place[item.id] = wrong
                 _refused(host, schema, given, getattr(item, "display_name", None) or name)
@@ -105,6 +101,49 @@ def test_other_widgets_take_only_their_own_kind(host, schemas):
             crop="left",
             folder_fps=8.0,
         )
+
+
+def test_text_has_bounds(host, schemas):
+    seen = 0
+    for schema in schemas:
+        for given, place, item, name in _all(schema):
+            if item.io_type in ("STRING", "COMBO"):
+                place[item.id] = "x" * 20_001
+                assert "20001 characters; 20000 are the most" in _refused(
+                    host, schema, given, getattr(item, "display_name", None) or name
+                )
+                seen += 1
+                place[item.id] = "a\0b"
+                if item.io_type == "COMBO":
+                    _refused(host, schema, given, getattr(item, "display_name", None) or name)
+            if item.io_type == "STRING":
+                place[item.id] = "half \udcff"
+                assert "with half a character in it" in _refused(host, schema, given, name)
+    assert seen > 20
+
+
+def test_links_of_any_type_are_looked_at(host, schemas):
+    seen = set()
+    for schema in schemas:
+        for given, place, item, _ in _all(schema):
+            if item.io_type in (
+                "MODEL",
+                "VAE",
+                "LATENT",
+                "CONDITIONING",
+                "LORA_MODEL",
+                "MOTION_LOSS",
+                "COMFY_MATCHTYPE_V3",
+            ):
+                others = ("samples", "text", {}, [], [["a", "b"]], {"samples": None}, 3, object())
+                for value in others:
+                    place[item.id] = value
+                    with pytest.raises(
+                        ValueError, match=r"^[\w.]+ is no [A-Z_]+[\w ]*\. Link a node that gives one\.$"
+                    ):
+                        host.call(schema.node_id, **given)
+                seen.add(item.io_type)
+    assert len(seen) == 7
 
 
 def test_numbers_of_other_libraries_are_numbers(host):
