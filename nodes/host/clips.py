@@ -24,7 +24,7 @@ _EXAMPLE_MARK = " [example]"
 
 def choices() -> Offered:
     """Lists videos, animated images and folders of images right under input/, then the pack's own clips."""
-    return offered("input", _in_input, always=sorted(_examples()))
+    return offered("input", _in_input, always=offered("the pack's own clips", lambda: sorted(_examples()), hint=False))
 
 
 def _in_input() -> list[str]:

@@ -20,6 +20,8 @@ _LARGEST = 16_000_000
 _LARGEST_LISTED = 100_000
 # The host named its schedules after the latent diffusion code, where "linear" was linear in the square root of beta.
 _BETA_SCHEDULES = {"scaled_linear": "linear", "linear": "sqrt_linear", "squaredcos_cap_v2": "cosine"}
+# Noise in a step, as a share, and steps.
+_BOUNDS = {"beta_start": (1e-9, 1), "beta_end": (1e-9, 1), "num_train_timesteps": (1, 100_000)}
 _MODEL_TYPES = {"epsilon": ModelType.EPS, "v_prediction": ModelType.V_PREDICTION}
 
 
@@ -104,12 +106,20 @@ def sampling_of(config: Mapping[str, Any]) -> tuple[dict[str, Any], ModelType]:
     """
     if config.get("trained_betas"):
         raise ValueError("The scheduler has trained_betas; only named beta schedules are known. Use another model.")
+    for name, (least, most) in _BOUNDS.items():
+        value = config.get(name, least)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
+            raise ValueError(
+                f"The scheduler's {name} is {shown(value)}; it must be from {least} to {most}. Use another model."
+            )
     schedule = config.get("beta_schedule", "linear")
-    if schedule not in _BETA_SCHEDULES:
-        raise ValueError(f"The scheduler's beta_schedule is {schedule!r}; known are {', '.join(_BETA_SCHEDULES)}.")
+    if not isinstance(schedule, str) or schedule not in _BETA_SCHEDULES:
+        raise ValueError(f"The scheduler's beta_schedule is {shown(schedule)}; known are {', '.join(_BETA_SCHEDULES)}.")
     prediction = config.get("prediction_type", "epsilon")
-    if prediction not in _MODEL_TYPES:
-        raise ValueError(f"The scheduler's prediction_type is {prediction!r}; known are {', '.join(_MODEL_TYPES)}.")
+    if not isinstance(prediction, str) or prediction not in _MODEL_TYPES:
+        raise ValueError(
+            f"The scheduler's prediction_type is {shown(prediction)}; known are {', '.join(_MODEL_TYPES)}."
+        )
     settings = {
         "beta_schedule": _BETA_SCHEDULES[schedule],
         "linear_start": config.get("beta_start", 0.0001),

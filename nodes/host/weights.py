@@ -51,7 +51,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def _parts(index: Path) -> list[Path]:
     places = read_json(index).get("weight_map")
-    if not isinstance(places, Mapping) or not places:
+    if not isinstance(places, Mapping) or not places or not all(isinstance(name, str) for name in places.values()):
         raise ValueError(f"{index.name} names no weights files. Download it again.")
     parts = [index.with_name(Path(name).name) for name in sorted(set(places.values()))]
     if absent := [part.name for part in parts if not part.is_file()]:

@@ -180,3 +180,52 @@ def test_the_lists_say_what_is_wrong(weak):
     with _file_in_its_place(weak.base / "output" / "spectral_motion"):
         assert "start anew" in offered("SMA_TrainMotionLoRA", "resume_from")
     assert "nothing found in input" in offered("SMA_LoadOfficialConfig", "file")
+
+
+def _alone(node, **inputs) -> dict:
+    """One node and what shows its first output."""
+    return {
+        "node": {"class_type": node, "inputs": inputs},
+        "out": {"class_type": "PreviewAny", "inputs": {"source": ["node", 0]}},
+    }
+
+
+def test_files_that_may_not_be_read_are_named(weak):
+    clip, config = weak.base / "input" / "closed.mp4", weak.base / "input" / "closed.yml"
+    lora = weak.base / "models" / "loras" / "closed.safetensors"
+    for path in (clip, config, lora):
+        path.write_bytes(b"x")
+        path.chmod(0)
+    graphs = [_graph(training=False) for _ in range(2)]
+    graphs[0]["clip"]["inputs"]["file"] = clip.name
+    graphs[1]["wear"]["inputs"].update({"source.file": lora.name, "strength": 1.0})
+    graphs.append(_alone("SMA_LoadOfficialConfig", file=config.name, compare="noise"))
+    for graph, path in zip(graphs, (clip, lora, config), strict=True):
+        assert _run(weak, graph).strip() == f"{path.name} may not be read by ComfyUI. Change its permissions."
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("start", float("nan"), "start is nan; it needs a number from 0 to 1000000. Set it on the node."),
+        ("timing.fps", float("nan"), "timing.fps is nan; it needs a number from 0.1 to 240. Set it on the node."),
+        (
+            "folder_fps",
+            float("nan"),
+            "fps of image folder is nan; it needs a number from 0.1 to 240. Set it on the node.",
+        ),
+        ("width", 1e400, "refused"),
+        ("frame_count", 10**6, "refused"),
+        ("frame_count", "many", "refused"),
+        ("timing", "seconds", "timing has no known value; the choices are 'fps', 'stride'. Choose one of them."),
+        ("file", "gone.mp4", "refused"),
+        ("file", "a\0b", "refused"),
+        ("file", "\udcff", "refused"),
+        ("file", "x" * 100_000, "refused"),
+    ],
+)
+def test_values_over_the_wire(weak, name, value, said):
+    graph = _graph(training=False)
+    graph["clip"]["inputs"][name] = value
+    assert _run(weak, graph).strip() == said
