@@ -52,7 +52,7 @@ def main_inputs() -> list[io.Input]:
                         io.String.Input(
                             "pattern",
                             default=r".*attn.*",
-                            tooltip="Must match a module's whole name below diffusion_model. 2000 characters at most, no references back to groups.",
+                            tooltip="Must match a module's whole name below diffusion_model. At most 2000 characters; no references back.",
                         )
                     ],
                 ),

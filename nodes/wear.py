@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .host import paths
-from .host.lists import offered_host_files
+from .host.lists import offered
 from .host.report import Report
 from .host.wear import AUTO, BYPASS, PATCH, LoRASource, read_source, wear
 from .host.worn import Range, latent_range
@@ -32,7 +32,7 @@ class LoadMotionLoRA(io.ComfyNode):
                             [
                                 io.Combo.Input(
                                     "file",
-                                    options=offered_host_files("loras", "models/loras and output/loras"),
+                                    options=offered("models/loras and output/loras", paths.saved_loras),
                                     tooltip="A LoRA under models/loras or output/loras. Pickles (.pt, .ckpt, .bin) are read without running "
                                     "code.",
                                 )

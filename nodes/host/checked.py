@@ -6,6 +6,7 @@ import logging
 import re
 import traceback
 from functools import cache, wraps
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ REPORT_AT = "https://github.com/spectral-motion/ComfyUI-Spectral-Motion/issues"
 
 logger = logging.getLogger(__name__)
 
-_PACK = Path(__file__).resolve().parents[2]
+_OWN = tuple(Path(__file__).resolve().parents[2] / part for part in ("nodes", "sma"))
 _PACKAGE = __package__.removesuffix("nodes.host")
 # What the pack's own code raises with a sentence for the user.
 _SENTENCES = (ValueError, ImportError)
@@ -38,13 +39,15 @@ def checked(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
     """
     execute = node.execute.__func__
     schema = cache(lambda: node.define_schema())
+    # Prompts that were saved before an input came lack it.
+    defaults = {name for name, given in signature(execute).parameters.items() if given.default is not given.empty}
 
     @wraps(execute)
     def run(cls: type[io.ComfyNode], **values: Any) -> io.NodeOutput:
         name = schema().display_name
         try:
             check_choices(values, schema().inputs)
-            check_values(values, schema().inputs)
+            check_values(values, schema().inputs, defaults)
             check_links(values, schema().inputs)
             return execute(cls, **values)
         except Exception as error:  # noqa: BLE001  the last resort; what the host handles passes
@@ -52,7 +55,9 @@ def checked(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
                 raise
             logger.exception("%s stopped on an unexpected error", name)
             if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
-                raise MemoryError(f"{name} needs more memory than there is. Use fewer frames or pixels.") from None
+                raise MemoryError(
+                    f"{name} needs more memory than there is. Use fewer frames or pixels, or a smaller model."
+                ) from None
             raise RuntimeError(_in_one_line(name, error)) from None
 
     node.execute = classmethod(run)
@@ -64,7 +69,8 @@ def _is_ours(error: Exception) -> bool:
     if type(error).__module__.startswith(_PACKAGE):
         return True
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return type(error) in _SENTENCES and Path(frames[-1].f_code.co_filename).is_relative_to(_PACK)
+    raised_in = Path(frames[-1].f_code.co_filename)
+    return type(error) in _SENTENCES and any(raised_in.is_relative_to(own) for own in _OWN)
 
 
 def _is_the_hosts(error: Exception) -> bool:

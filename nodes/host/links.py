@@ -49,7 +49,7 @@ def _is_lora(value: Any) -> bool:
 # Socket type -> what it needs, and whether a value is that. Others' objects are known by what is asked of them.
 _SOCKETS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "MODEL": ("MODEL", lambda value: hasattr(value, "get_model_object")),
-    "VAE": ("VAE", lambda value: hasattr(value, "decode")),
+    "VAE": ("VAE", lambda value: hasattr(value, "spacial_compression_encode")),
     "LATENT": ("LATENT", _is_latent),
     "CONDITIONING": ("CONDITIONING with a prompt in it", _is_conditioning),
     "LORA_MODEL": ("LORA_MODEL with layers in it", _is_lora),

@@ -76,11 +76,9 @@ def host_file(kind: str, name: str) -> Path:
         ) from error
 
 
-def offered_host_files(kind: str, place: str = "") -> Offered:
-    """:func:`offered` of :func:`host_files`. place: of the folders as the user knows them; models/<kind> without."""
-    return offered(
-        place or f"models/{kind}", lambda: host_files(kind), folders=lambda: folder_paths.get_folder_paths(kind)
-    )
+def offered_host_files(kind: str) -> Offered:
+    """:func:`offered` of :func:`host_files`."""
+    return offered(f"models/{kind}", lambda: host_files(kind), folders=lambda: folder_paths.get_folder_paths(kind))
 
 
 def folders_with(file: str, bases: Iterable[str], *, nested: bool = True) -> dict[str, Path]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import folder_paths
 
-from .lists import host_file
+from .lists import host_file, host_files
 
 _STATES = "spectral_motion"
 
@@ -59,8 +59,13 @@ def chosen_path(name: Any) -> Path | None:
     return path if below and not whole else None
 
 
+def saved_loras() -> list[str]:
+    """LoRA files the host knows, in its model folders and under output/loras."""
+    return host_files("loras")
+
+
 def lora_path(name: str) -> Path:
-    """The file of a name from the host's list of LoRAs, those of its model folders and under output/loras.
+    """The file of a name from :func:`saved_loras`.
 
     Raises:
         ValueError: no such file in the LoRA folders.

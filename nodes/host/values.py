@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -16,12 +16,13 @@ _LONGEST = 20_000
 _LONGEST_NAME = 2000
 
 
-def check_values(values: Mapping[str, Any], inputs: Sequence[io.Input]) -> None:
+def check_values(values: Mapping[str, Any], inputs: Sequence[io.Input], defaults: Container[str] = ()) -> None:
     """Nothing where every widget has a value of its kind and range, and every link that must give something does.
 
     Args:
         values: what the node was given; choices of DynamicCombos are known already, see :func:`~.choices.check_choices`.
         inputs: those of the node's schema.
+        defaults: names of those that may be left out.
 
     Raises:
         ValueError: names the input, its value and what it needs.
@@ -29,7 +30,9 @@ def check_values(values: Mapping[str, Any], inputs: Sequence[io.Input]) -> None:
     for name, item, given in given_inputs(values, inputs, ""):
         value = given.get(item.id)
         if value is None:
-            if not item.optional or (item.id in given and isinstance(item, io.WidgetInput)):
+            left_out = item.id not in given and (item.optional or item.id in defaults)
+            free_socket = item.optional and not isinstance(item, io.WidgetInput)
+            if not left_out and not free_socket:
                 raise ValueError(f"{name} has no value; it needs one. Link a node that gives it.")
         elif isinstance(item, io.Int.Input | io.Float.Input):
             _check_number(name, value, item)

@@ -108,5 +108,7 @@ def test_the_hosts_cancel_and_a_full_device_reach_the_host(failing):
 
 def test_a_full_memory_is_named(failing):
     for raiser in (_raise(MemoryError()), lambda: torch.empty(2**58)):
-        with pytest.raises(MemoryError, match="^Failing Node needs more memory than there is. Use fewer frames or pix"):
+        with pytest.raises(
+            MemoryError, match="^Failing Node needs more memory than there is. Use fewer frames or pixels, or a sm"
+        ):
             failing(raiser)
