@@ -56,5 +56,5 @@ def read_yaml(path: Path, name: str) -> Any:
 def _where(error: BaseException) -> str:
     mark = getattr(error, "problem_mark", None)
     if mark is not None:
-        return f": line {mark.line + 1}, {' '.join(str(error.problem).split())[:100]}"
+        return f": something is wrong at line {mark.line + 1} or before it"
     return f": {error}" if type(error) is ValueError and "*names" in str(error) else ""

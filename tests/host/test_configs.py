@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,68 @@ def test_only_files_that_are_there_and_plain_are_read(host, write, tmp_path):
     finally:
         (folder / "pipe.yml").unlink()
         (folder / "link.yml").unlink()
+
+
+def _mutated(text: bytes, drawn: random.Random) -> bytes:
+    """A config with a few bytes cut, copied, changed, or put in that mean something to YAML."""
+    marks = [
+        b"*a",
+        b"&a ",
+        b"{",
+        b"[",
+        b"]",
+        b": ",
+        b"- ",
+        b"!!int ",
+        b"!!float ",
+        b"!!set",
+        b"!!binary x",
+        b"<<: ",
+        b"\x00",
+        b"\xff",
+    ]
+    marks += [
+        b"9" * 400,
+        b".nan",
+        b".inf",
+        b"1e999",
+        b"|\n",
+        b"---\n",
+        b"?",
+        b"'",
+        b'"',
+        b"\\",
+        b"\t",
+        b"null",
+        b"1:99:99",
+        b"\r",
+    ]
+    changed = bytearray(text)
+    for _ in range(drawn.randint(1, 5)):
+        at, kind = drawn.randrange(len(changed) + 1), drawn.randrange(4)
+        if kind == 0:
+            del changed[at : at + drawn.randint(1, 30)]
+        elif kind == 1:
+            changed[at:at] = changed[drawn.randrange(len(changed) + 1) :][: drawn.randint(1, 60)]
+        elif kind == 2:
+            changed[at : at + 1] = bytes([drawn.randrange(256)])
+        else:
+            changed[at:at] = drawn.choice(marks)
+    return bytes(changed)
+
+
+def test_two_thousand_damaged_configs_are_read_or_refused_in_a_sentence(host, tmp_path):
+    read, configs = host.module("nodes.host.yaml_files").read_yaml, host.module("sma.configs")
+    drawn, path, taken = random.Random(0), tmp_path / "damaged.yml", 0
+    for _ in range(2000):
+        path.write_bytes(_mutated(CONFIG.encode(), drawn))
+        try:
+            config = configs.official_config(read(path, path.name))
+            config.motion_loss()
+            taken += config.describe() != ""
+        except ValueError as error:
+            said = str(error)
+            assert type(error) is ValueError and "\n" not in said and len(said) < 400 and str(tmp_path) not in said, (
+                said
+            )
+    assert 100 < taken < 1000
