@@ -46,7 +46,9 @@ class Reference:
     together: the lists of modules whose norms take all frames of a video together.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor], *, groups: int, heads: int, motion_heads: int, together=()) -> None:
+    def __init__(
+        self, weights: Mapping[str, Tensor], *, groups: int, heads: int, motion_heads: int, together=()
+    ) -> None:
         self.weights, self.groups, self.together = weights, groups, together
         self.heads, self.motion_heads = heads, motion_heads
 
@@ -93,7 +95,9 @@ class Reference:
         grouped = x.unflatten(1, (self.groups, -1)).unflatten(0, (-1, over))
         variance, mean = torch.var_mean(grouped, (1, 3, 4, 5), correction=0, keepdim=True)
         weight, bias = part.pair
-        return ((grouped - mean) / (variance + eps).sqrt()).flatten(0, 1).flatten(1, 2) * weight[:, None, None] + bias[:, None, None]
+        return ((grouped - mean) / (variance + eps).sqrt()).flatten(0, 1).flatten(1, 2) * weight[:, None, None] + bias[
+            :, None, None
+        ]
 
     def resnet(self, part: Part, x: Tensor, time: Tensor) -> Tensor:
         y = part["conv1"].conv(F.silu(self.norm("resnets", part["norm1"], x, 1e-5)), padding=1)
