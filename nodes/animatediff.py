@@ -76,7 +76,7 @@ class LoadAnimateDiffModel(io.ComfyNode):
                     tooltip="Whether the network's group norms see each frame by itself or all frames of a video together; programs differ "
                     "in it, and a LoRA is at home where it is done as in training. 'as original': what AnimateDiff's own code does, which "
                     "for v2 and v3 is AnimateDiff-Evolved too. 'as AnimateDiff-Evolved' differs for v1 alone. 'as diffusers': what its "
-                    "pipelines do; some 7 % away.",
+                    "pipelines do, for parity; its answers are some percent away.",
                 ),
             ],
             outputs=[
