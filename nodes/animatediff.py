@@ -73,10 +73,10 @@ class LoadAnimateDiffModel(io.ComfyNode):
                     options=list(GROUP_NORM),
                     default=next(iter(GROUP_NORM)),
                     optional=True,
-                    tooltip="Whether the network's group norms see each frame by itself or all frames of a video together; programs differ "
-                    "in it, and a LoRA is at home where it is done as in training. 'as original': what AnimateDiff's own code does, which "
-                    "for v2 and v3 is AnimateDiff-Evolved too. 'as AnimateDiff-Evolved' differs for v1 alone. 'as diffusers': what its "
-                    "pipelines do, for parity; its answers are some percent away.",
+                    tooltip="Whether group norms take the statistics of each frame or of all frames together. Programs differ in it: a LoRA "
+                    "is at home where that is done as in its training. 'as original': AnimateDiff's own code, for v2 and v3 "
+                    "AnimateDiff-Evolved too. 'as AnimateDiff-Evolved': another form for v1 alone. 'as diffusers': its pipelines, whose "
+                    "answers are some percent away.",
                 ),
             ],
             outputs=[

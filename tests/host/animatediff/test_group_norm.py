@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import tiny_animatediff as tiny
 import torch
+from descent import slopes
+from listening import listen
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -105,13 +107,55 @@ def test_it_is_core_s_stable_diffusion_with_the_original_s_temporal_transformers
         if together is not None and isinstance(module, nn.GroupNorm) and together(path):
             all_frames(module)
     options = {} if form is None else {"group_norm": form}  # prompts saved before there was a choice have none
-    model, *_ = host.call(
-        "SMA_LoadAnimateDiffModel", base=CHECKPOINT, motion_module=name, weights="float32", **options
-    )
+    model, *_ = host.call("SMA_LoadAnimateDiffModel", base=CHECKPOINT, motion_module=name, weights="float32", **options)
     x, t, context = tiny.video(seed=1), torch.tensor([300.0]), tiny.text(1)
     with torch.inference_mode():
         frames = x[0].movedim(1, 0)
-        theirs = core(frames, t.expand(len(frames)), context=context.expand(len(frames), -1, -1), transformer_options={})
+        theirs = core(
+            frames, t.expand(len(frames)), context=context.expand(len(frames), -1, -1), transformer_options={}
+        )
         ours = model.model.diffusion_model(x, t, context=context)[0].movedim(1, 0)
     assert theirs.std() > 0.1
     assert (ours - theirs).abs().max() <= 1e-4 * theirs.std()
+
+
+def test_the_choice_is_last_and_may_be_missing_as_in_what_was_saved_before_it(host, case):
+    *before, choice = host.module("nodes.animatediff").LoadAnimateDiffModel.define_schema().inputs
+    assert [item.id for item in before] == ["base", "motion_module", "weights"]
+    assert (choice.id, choice.optional, choice.default) == ("group_norm", True, "as original")
+    assert choice.options == ["as original", "as AnimateDiff-Evolved", "as diffusers"]
+
+
+@pytest.mark.parametrize("form", ["as diffusers", "as AnimateDiff-Evolved"])
+def test_the_node_says_which_form_it_loaded(host, models, case, monkeypatch, form):
+    name, *_ = tiny.write_motion_module(models, "v1", tiny.WIDTHS)
+    tiny.write_text_encoder_and_vae(models, "tiny-sd15")
+    said = listen(monkeypatch)
+    base = {"base": "diffusers folder", "folder": "tiny-sd15"}
+    host.call("SMA_LoadAnimateDiffModel", base=base, motion_module=name, weights="as stored", group_norm=form)
+    words = {"as diffusers": "motion modules over all frames, the rest each frame by itself"}
+    assert said[-1].endswith(f", at most 24 frames, group norm {form} (v1): {words.get(form, 'all frames together')}")
+
+
+@pytest.mark.parametrize("checkpoint", [True, False])
+@pytest.mark.parametrize("form", ["original", "AnimateDiff-Evolved"])
+def test_gradients_over_all_frames_are_those_of_finite_differences(models, load, form, checkpoint):
+    case = load(*tiny.write_motion_module(models, "v1", tiny.WIDTHS), form=form)
+
+    def job(denoiser: Any) -> Any:
+        adapter = case.adapter_on(denoiser)
+        with torch.no_grad():
+            for name, value in adapter.named_parameters():
+                if name.endswith(".up"):
+                    value.normal_(std=0.1, generator=torch.Generator().manual_seed(6))
+        loss = case.loss(denoiser)
+        with torch.no_grad():  # a frame alone, as a dual path runs between the forward and the backward of the clip
+            denoiser.denoise(tiny.video(seed=7)[:, :, :1], torch.full((1,), denoiser.sigma_at(0.6)))
+        loss.backward()
+        found = slopes(adapter.parameters(), lambda: case.loss(denoiser))
+        adapter.detach()
+        return found
+
+    slope, measured = case.inside(job, checkpoint=checkpoint)
+    assert slope > 1e-3
+    assert measured == pytest.approx(slope, rel=1e-3)
