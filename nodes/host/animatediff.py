@@ -176,8 +176,9 @@ def describe(model: ModelPatcher) -> str:
 
 def group_norm_of(model: ModelPatcher) -> str | None:
     """Whose group norms a MODEL of :func:`load_model` computes, one of animatediff_norms.FORMS; None for any other MODEL."""
-    network = model.model.diffusion_model
-    return model.model.model_config.unet_config["config"]["group_norm"] if isinstance(network, HostUNetMotion) else None
+    if not isinstance(model.model.diffusion_model, HostUNetMotion):
+        return None
+    return model.model.model_config.unet_config["config"].get("group_norm", ORIGINAL)
 
 
 def _read_motion_module(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -37,7 +37,7 @@ def module_version(config: Mapping[str, Any]) -> str:
     """Tell which of AnimateDiff's three releases a motion module is of: "v1", "v2" or "v3".
 
     config: of a MotionAdapter or a UNetMotionModel. v2 has a motion module in the middle, v3 places 32 frames without one, and v1 24, as
-    AnimateDiff-Evolved tells them apart. A v1 that was converted to a MotionAdapter places 32 and so counts as v3.
+    AnimateDiff-Evolved tells them apart. A v1 that was converted to a MotionAdapter of 32 frames counts as v3.
     """
     if config["use_motion_mid_block"]:
         return "v2"
