@@ -14,6 +14,7 @@ import torch
         ({"layers": {"layers": "regular expression", "pattern": "nothing.like.it"}}, "0 of"),
         ({"layers": {"layers": "regular expression", "pattern": "("}}, "regular expression"),
         ({"resume_from": "../../secret"}, "no training state"),
+        ({"noise_low": 0.9, "noise_high": 0.1}, "noise_low is 0.9 and noise_high 0.1; no noise level lies between"),
     ],
 )
 def test_bad_input_is_refused_in_a_sentence(host, case, change, message):
