@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from ..sma.files import MotionLoRA, save_lora, save_state
 from ..sma.lora import Adapter
+from ..sma.lora_formats import to_format
 from ..sma.training import StepInfo, TrainingState
 from .host import paths
 from .host.progress import Progress, raise_if_cancelled
@@ -121,7 +122,7 @@ class TrainingRun:
 
     def _save(self, prefix: str, groups: Sequence[str] | None, about: Mapping[str, object]) -> Path:
         path = paths.next_lora(prefix)
-        save_lora(self.adapter.export(LORA_PREFIX, groups), about, path)
+        save_lora(to_format(self.adapter.export(LORA_PREFIX, groups), "comfyui").tensors, about, path)
         logger.info("Saved %s", paths.shown(path))
         return path
 
