@@ -118,7 +118,7 @@ def test_peft_itself_puts_it_on_diffusers_unet3d(unet, lora_folder):
 
 @pytest.mark.parametrize("kind", ["temporal", "spatial"])
 def test_motiondirectors_pt_lists_are_worn(unet, lora_folder, kind):
-    reading, roles = unet.host.module("sma.lora_reading"), unet.host.module("sma.roles")
+    reading, roles = unet.host.module("sma.lora_motiondirector"), unet.host.module("sma.roles")
     network = unet.model.model.diffusion_model
     everything = roles.layers_of(network, "everything")
     sites = [name for name in everything if re.fullmatch(reading.SITES[kind], name)]
