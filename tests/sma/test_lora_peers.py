@@ -1,7 +1,7 @@
-"""Our LoRA files in the programs they are written for: diffusers' pipelines and PEFT themselves, on tiny networks, and the published
-rules of diffusion-pipe and musubi-tuner.
+"""LoRA files between us and the programs they are written for, both ways: diffusers' pipelines and PEFT themselves, on tiny networks, and
+the published rules of diffusion-pipe and musubi-tuner.
 
-Every test's id is a cell of the table of who reads what.
+The ids of the tests are the cells of the table of who reads what.
 """
 
 from __future__ import annotations
@@ -13,10 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sma.files import save_lora
 from sma.lora_formats import to_format
+from sma.lora_reading import read_lora
+from sma.lora_scales import PEFT_CONFIG
 
 peft = pytest.importorskip("peft", reason="diffusers loads LoRAs through PEFT, which is not installed")
 
@@ -65,7 +69,21 @@ LAYERS = {
     },
     "ltx": {f"transformer_blocks.{n}.{name}": [f"transformer_blocks.{n}.{name}"] for n in (0, 1) for name in LTX},
     "hunyuan": HUNYUAN,
+    # Their names are diffusers' own.
+    "animatediff": {
+        f"{block}.motion_modules.0.{name}": [f"{block}.motion_modules.0.{name}"]
+        for block in ("down_blocks.0", "mid_block", "up_blocks.1")
+        for name in ("proj_in", *(f"transformer_blocks.0.{name}" for name in LTX))
+    },
+    "unet3d": {
+        f"{block}.0.{name}": [f"{block}.0.{name}"]
+        for block in ("down_blocks.0.temp_attentions", "mid_block.attentions", "mid_block.temp_attentions")
+        for name in ("proj_in", *(f"transformer_blocks.0.{name}" for name in LTX))
+    },
 }
+COMPONENTS = dict.fromkeys(LAYERS, "transformer") | {"animatediff": "unet", "unet3d": "unet"}
+# diffusers has no LoRA loader for UNet3DConditionModel.
+LOADED_BY_DIFFUSERS = [family for family in LAYERS if family != "unet3d"]
 # The same layers, in the same order, in Tencent's network, which musubi-tuner and diffusion-pipe train.
 TENCENT = [
     "double_blocks.0.img_attn_qkv",
@@ -110,6 +128,28 @@ def network_of(family: str) -> nn.Module:
             num_layers=2,
             caption_channels=16,
         )
+    if family == "animatediff":
+        return diffusers.UNetMotionModel(
+            down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"),
+            up_block_types=("UpBlockMotion", "CrossAttnUpBlockMotion"),
+            block_out_channels=(16, 32),
+            layers_per_block=1,
+            cross_attention_dim=12,
+            num_attention_heads=4,
+            norm_num_groups=8,
+            motion_num_attention_heads=4,
+            use_motion_mid_block=True,
+        )
+    if family == "unet3d":
+        return diffusers.UNet3DConditionModel(
+            down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
+            up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
+            block_out_channels=(16, 32),
+            layers_per_block=1,
+            cross_attention_dim=12,
+            attention_head_dim=4,
+            norm_num_groups=8,
+        )
     return diffusers.HunyuanVideoTransformer3DModel(
         in_channels=4,
         out_channels=4,
@@ -135,13 +175,14 @@ def pipeline_of(family: str, network: nn.Module):
         "wan i2v": diffusers.WanImageToVideoPipeline,
         "ltx": diffusers.LTXPipeline,
         "hunyuan": diffusers.HunyuanVideoPipeline,
+        "animatediff": diffusers.AnimateDiffPipeline,
     }[family]
     parts = dict.fromkeys(
         name
         for name, parameter in inspect.signature(pipeline).parameters.items()
         if parameter.default is inspect.Parameter.empty
     )
-    return pipeline(**parts | {"transformer": network})
+    return pipeline(**parts | {COMPONENTS[family]: network})
 
 
 def lora_for(family: str, network: nn.Module, scale: float = 1.0) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -181,7 +222,8 @@ def assert_adapted(network: nn.Module, added: Mapping[str, Tensor]) -> None:
 @pytest.mark.parametrize("scale", [1.0, 0.7])
 @pytest.mark.parametrize(
     ("family", "format"),
-    [(family, "diffusers") for family in LAYERS] + [(family, "comfyui") for family in ("wan", "wan i2v", "ltx")],
+    [(family, "diffusers") for family in LOADED_BY_DIFFUSERS]
+    + [(family, "comfyui") for family in ("wan", "wan i2v", "ltx")],
 )
 def test_diffusers_pipeline_applies_it(tmp_path, family, format, scale):
     network = network_of(family)
@@ -197,7 +239,9 @@ def test_diffusers_pipeline_applies_it(tmp_path, family, format, scale):
 def test_peft_applies_it(family, scale):
     network = network_of(family)
     lora, added = lora_for(family, network, scale)
-    tensors = {key.removeprefix("transformer."): value for key, value in to_format(lora, "diffusers").tensors.items()}
+    tensors = {
+        key.removeprefix(f"{COMPONENTS[family]}."): value for key, value in to_format(lora, "diffusers").tensors.items()
+    }
     ranks = {f"^{key[: -len('.lora_A.weight')]}": len(value) for key, value in tensors.items() if "lora_A" in key}
     config = peft.LoraConfig(target_modules=list(added), r=4, lora_alpha=4, rank_pattern=ranks, alpha_pattern=ranks)
     peft.inject_adapter_in_model(config, network)
@@ -228,7 +272,7 @@ def test_diffusers_names_hunyuans_layers_as_we_do():
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
-@pytest.mark.parametrize("family", LAYERS)
+@pytest.mark.parametrize("family", ["wan", "wan i2v", "ltx", "hunyuan"])
 def test_diffusion_pipe_finds_a_parameter_for_every_key(family):
     """Its rule (models/base.py): without the prefix and with the adapter's name, a key must be a parameter of the network under PEFT."""
     lora, _ = lora_for(family, network_of(family), scale=0.7)
@@ -256,3 +300,107 @@ def test_musubi_tuner_knows_every_key(family):
         key = f"diffusion_model.{ours}"
         expected = 0.7 * lora[f"{key}.lora_B.weight"] @ lora[f"{key}.lora_A.weight"]
         torch.testing.assert_close(tensors[f"{name}.alpha"] / len(down) * up @ down, expected, rtol=0, atol=1e-5)
+
+
+SETTINGS = [
+    {"r": 4, "lora_alpha": 4},
+    {"r": 4, "lora_alpha": 2, "rank_pattern": {"to_q": 2}, "alpha_pattern": {"to_q": 6}},
+    {"r": 4, "lora_alpha": 8, "use_rslora": True},
+]
+
+
+def config_for(family: str, settings: Mapping[str, object]):
+    """PEFT's, for the layers of the family, with values that are not 0."""
+    names = [name for names in LAYERS[family].values() for name in names]
+    return peft.LoraConfig(target_modules=names, init_lora_weights=False, **settings)
+
+
+def modules_of(family: str, network: nn.Module) -> dict[str, tuple[int, int]]:
+    """Our names of the layers -> shapes of their weights."""
+    weights = {ours: [network.get_submodule(name).weight for name in names] for ours, names in LAYERS[family].items()}
+    return {ours: (sum(map(len, parts)), parts[0].shape[1]) for ours, parts in weights.items()}
+
+
+def assert_read(reading, expected: Mapping[str, Tensor], keys: int) -> None:
+    """Every key is understood, and every layer gets what the peer adds to it."""
+    assert (reading.unmatched, reading.misshaped, reading.text_encoder) == ((), (), ())
+    assert sum(map(len, reading.keys.values())) == keys
+    assert reading.updates.keys() == expected.keys()
+    for name, update in reading.updates.items():
+        torch.testing.assert_close(update.scale * update.up @ update.down, expected[name], rtol=0, atol=1e-5)
+
+
+def added_by_peft(network: nn.Module, family: str) -> dict[str, Tensor]:
+    """What PEFT's adapter adds to each of our layers."""
+
+    def delta(name: str) -> Tensor:
+        layer = network.get_submodule(name)
+        return layer.get_delta_weight(next(iter(layer.lora_A))).detach()
+
+    return {ours: torch.cat([delta(name) for name in names]) for ours, names in LAYERS[family].items()}
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("family", LOADED_BY_DIFFUSERS)
+def test_what_diffusers_saves_is_read(tmp_path, family, settings):
+    from diffusers.training_utils import _collate_lora_metadata
+
+    network, component = network_of(family), COMPONENTS[family]
+    modules = modules_of(family, network)
+    network.add_adapter(config_for(family, settings))
+    type(pipeline_of(family, network)).save_lora_weights(
+        tmp_path,
+        **{f"{component}_lora_layers": peft.get_peft_model_state_dict(network)},
+        **_collate_lora_metadata({component: network}),
+    )
+    with safe_open(tmp_path / "pytorch_lora_weights.safetensors", framework="pt") as file:
+        tensors, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()
+    assert_read(read_lora(tensors, modules, metadata), added_by_peft(network, family), len(tensors))
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("family", LAYERS)
+def test_what_peft_saves_is_read(tmp_path, family, settings):
+    network = network_of(family)
+    modules = modules_of(family, network)
+    peft.get_peft_model(network, config_for(family, settings)).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    metadata = {PEFT_CONFIG: (tmp_path / PEFT_CONFIG).read_text()}
+    assert_read(read_lora(tensors, modules, metadata), added_by_peft(network, family), len(tensors))
+
+
+@pytest.mark.parametrize("family", ["wan", "wan i2v", "ltx", "hunyuan"])
+def test_what_diffusion_pipe_saves_is_read(family):
+    """Its prefixes: ``transformer.`` for HunyuanVideo (models/hunyuan_video.py), ``diffusion_model.`` for the others."""
+    network = network_of(family)
+    lora, _ = lora_for(family, network)
+    prefix, layers = ("transformer.", TENCENT) if family == "hunyuan" else ("diffusion_model.", LAYERS[family])
+    tensors = {
+        f"{prefix}{layer}.lora_{side}.weight": lora[f"diffusion_model.{ours}.lora_{side}.weight"]
+        for layer, ours in zip(layers, LAYERS[family], strict=True)
+        for side in "AB"
+    }
+    assert_read(read_lora(tensors, modules_of(family, network)), products(lora), len(tensors))
+
+
+@pytest.mark.parametrize("family", ["wan", "wan i2v", "hunyuan"])
+def test_what_musubi_tuner_saves_is_read(family):
+    network = network_of(family)
+    lora, _ = lora_for(family, network, scale=0.7)
+    tensors = {}
+    for layer, ours in zip(TENCENT if family == "hunyuan" else LAYERS[family], LAYERS[family], strict=True):
+        theirs, key = "lora_unet_" + layer.replace(".", "_"), f"diffusion_model.{ours}"
+        tensors[f"{theirs}.lora_down.weight"] = lora[f"{key}.lora_A.weight"]
+        tensors[f"{theirs}.lora_up.weight"] = lora[f"{key}.lora_B.weight"]
+        tensors[f"{theirs}.alpha"] = lora[f"{key}.alpha"]
+    assert_read(read_lora(tensors, modules_of(family, network)), products(lora, 0.7), len(tensors))
+
+
+def products(lora: Mapping[str, Tensor], scale: float = 1.0) -> dict[str, Tensor]:
+    return {
+        key.removeprefix("diffusion_model.").removesuffix(".lora_A.weight"): scale
+        * lora[key.replace("lora_A", "lora_B")]
+        @ value
+        for key, value in lora.items()
+        if key.endswith(".lora_A.weight")
+    }
