@@ -51,11 +51,11 @@ class SaveMotionLoRA(io.ComfyNode):
                     options=list(FORMATS),
                     default=COMFYUI,
                     optional=True,
-                    tooltip="Who reads the file. ComfyUI: every LoRA loader of ComfyUI, diffusion-pipe, and diffusers' pipelines of Wan, "
-                    "LTX-Video and HunyuanVideo. diffusers (PEFT): diffusers' pipelines of these and of AnimateDiff, and PEFT, through which "
-                    "ZeroScope and ModelScope wear it; of ComfyUI's loaders Load Motion LoRA alone. kohya: musubi-tuner, and core's Load LoRA "
-                    "but for the feed-forward layers of HunyuanVideo. AnimateDiff-Evolved: its Load AnimateDiff LoRA, motion modules only. "
-                    "Whole weights, as VMC trains them, fit into ComfyUI and kohya. Load Motion LoRA reads all four.",
+                    tooltip="Who reads the file. ComfyUI: every LoRA loader of ComfyUI, diffusion-pipe, and diffusers' pipelines of Wan and "
+                    "LTX-Video. diffusers (PEFT): diffusers' pipelines of Wan, LTX-Video, HunyuanVideo and AnimateDiff, and PEFT, through "
+                    "which ZeroScope and ModelScope wear it; not core's Load LoRA. kohya: musubi-tuner, and core's Load LoRA but for the "
+                    "feed-forward layers of HunyuanVideo. AnimateDiff-Evolved: its Load AnimateDiff LoRA, motion modules only. Whole weights, "
+                    "as VMC trains them, fit into ComfyUI and kohya, for core's Load LoRA. Load Motion LoRA reads all four.",
                 ),
             ],
             outputs=[],

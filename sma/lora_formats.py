@@ -95,7 +95,7 @@ def to_format(lora: Mapping[str, Tensor], format: str) -> Export:
         lora: as :meth:`sma.lora.Adapter.export` gives it with the prefix ``diffusion_model.``.
         format:
             ``"comfyui"``: as it is, but HunyuanVideo's layers have their first names, which diffusion-pipe and diffusers read as well.
-                Keys that are not ours stay as they are.
+                Keys that are not ours stay as they are. diffusers' Wan and LTX-Video pipelines read this format too.
             ``"diffusers"``: ``unet.<module>.lora_A.weight`` and ``.lora_B.weight`` for UNet3D and AnimateDiff networks, whose names are
                 diffusers' own, and ``transformer.<diffusers' name>...`` for Wan, LTX-Video and HunyuanVideo. HunyuanVideo's fused
                 layers are several there. diffusers' UNet3DConditionModel has no LoRA loader (0.42), but PEFT reads the file.
@@ -125,9 +125,10 @@ def to_format(lora: Mapping[str, Tensor], format: str) -> Export:
         return Export(tensors, len(updates) + len(differences))
     if differences:
         name = {"diffusers": "diffusers", "animatediff": "AnimateDiff-Evolved"}[format]
+        layers = f"{len(differences)} layer{'' if len(differences) == 1 else 's'}"
         raise ValueError(
-            f"{len(differences)} layers of this LoRA are differences of whole weights, as VMC trains them, and the {name} format holds "
-            "low-rank updates alone. Save it in the ComfyUI or kohya format."
+            f"This LoRA holds differences of the whole weights of {layers}, as VMC trains them, and the {name} format holds low-rank "
+            "updates alone. Save it in the ComfyUI or kohya format."
         )
     family = family_of_layers(updates)
     if format == "diffusers":

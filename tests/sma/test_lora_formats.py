@@ -155,7 +155,7 @@ def test_differences_of_whole_weights_go_where_the_format_can_hold_them():
     for format, title in (("diffusers", "diffusers"), ("animatediff", "AnimateDiff-Evolved")):
         with pytest.raises(
             ValueError,
-            match=f"10 layers of this LoRA are differences of whole weights, .* {title} format .* Save it in the ComfyUI or kohya",
+            match=f"differences of the whole weights of 10 layers, .* {title} format .* Save it in the ComfyUI or kohya",
         ):
             to_format(lora, format)
     both = to_format(lora | ours(shapes(["blocks.4.ffn.0"])), "kohya")

@@ -141,7 +141,7 @@ def test_motiondirectors_pt_lists_are_worn(unet, lora_folder, kind):
 
 def test_formats_that_do_not_fit_the_network_are_refused(wan, unet, lora_folder):
     whole = {"diffusion_model.blocks.0.self_attn.q.diff": torch.ones(128, 128)}
-    with pytest.raises(ValueError, match="1 layers of this LoRA are differences of whole weights"):
+    with pytest.raises(ValueError, match="holds differences of the whole weights of 1 layer, as VMC"):
         saved(wan, lora_folder, whole, "diffusers (PEFT)")
     with pytest.raises(ValueError, match="0 of 92 layers lie in motion modules: this LoRA is for UNet3D"):
         saved(unet, lora_folder, motion_lora(unet), "AnimateDiff-Evolved")

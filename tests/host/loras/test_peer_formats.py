@@ -11,6 +11,7 @@ import torch
 
 FAMILIES = ("UNet3D", "AnimateDiff", "Wan t2v", "Wan i2v", "LTX-Video", "HunyuanVideo")
 FORMATS = ("ComfyUI", "kohya", "diffusers (PEFT)")
+CELLS = [*((family, format) for family in FAMILIES for format in FORMATS), ("AnimateDiff", "AnimateDiff-Evolved")]
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def expected(lora) -> dict[str, torch.Tensor]:
 # Layers of a LoRA on all of a network's, and how many of them core's Load LoRA applies by format. It knows no layer by diffusers' names.
 APPLIED_BY_CORE = {
     "UNet3D": (132, {"ComfyUI": 132, "kohya": 132, "diffusers (PEFT)": 0}),
-    "AnimateDiff": (132, {"ComfyUI": 132, "kohya": 132, "diffusers (PEFT)": 0}),
+    "AnimateDiff": (132, {"ComfyUI": 132, "kohya": 132, "diffusers (PEFT)": 0, "AnimateDiff-Evolved": 0}),
     "Wan t2v": (20, {"ComfyUI": 20, "kohya": 20, "diffusers (PEFT)": 0}),
     "Wan i2v": (24, {"ComfyUI": 24, "kohya": 24, "diffusers (PEFT)": 0}),
     "LTX-Video": (20, {"ComfyUI": 20, "kohya": 20, "diffusers (PEFT)": 0}),
@@ -100,8 +101,7 @@ def written(host, lora, format):
     return host.module("sma.lora_formats").to_format(lora, host.module("nodes.save").FORMATS[format]).tensors
 
 
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "format"), CELLS)
 def test_core_applies(host, models, family, format):
     model = models(family)
     lora = lora_for(host, model)
@@ -123,11 +123,20 @@ def test_core_applies_whole_weights(host, models, family, format):
     assert all(torch.equal(value, whole[key]) for key, value in added.items())
 
 
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "format"), CELLS)
 def test_load_motion_lora_applies(host, models, said, family, format):
     model = models(family)
-    tensors = written(host, lora_for(host, model), format)
+    assert_worn_whole(host, model, said, written(host, lora_for(host, model), format))
+
+
+@pytest.mark.parametrize("format", ["ComfyUI", "kohya"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_load_motion_lora_applies_whole_weights(host, models, said, family, format):
+    model = models(family)
+    assert_worn_whole(host, model, said, written(host, lora_for(host, model, whole=True), format))
+
+
+def assert_worn_whole(host, model, said, tensors) -> None:
     host.call(
         "SMA_LoadMotionLoRA",
         model=model,
@@ -137,6 +146,6 @@ def test_load_motion_lora_applies(host, models, said, family, format):
         end_percent=1.0,
         first_frame=0,
         last_frame=-1,
-        apply="bypass",
+        apply="auto",
     )
     assert said[-1].startswith(f"{len(tensors)} of {len(tensors)} keys applied")

@@ -141,7 +141,7 @@ def test_whole_weights_are_trained_saved_and_worn_as_trained(host, case, fixed_d
     for format in ("ComfyUI", "kohya"):
         host.call("SMA_SaveMotionLoRA", lora=lora, filename_prefix="whole", format=format)
     with pytest.raises(
-        ValueError, match=f"{len(lora)} layers .* whole weights, as VMC .* Save it in the ComfyUI or kohya format"
+        ValueError, match=f"the whole weights of {len(lora)} layers, as VMC .* Save it in the ComfyUI or kohya format"
     ):
         host.call("SMA_SaveMotionLoRA", lora=lora, filename_prefix="whole", format="diffusers (PEFT)")
 
