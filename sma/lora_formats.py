@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -137,13 +138,15 @@ def to_format(lora: Mapping[str, Tensor], format: str) -> Export:
 
 
 def _comfyui(lora: Mapping[str, Tensor]) -> Export:
-    """What is not ours must not be lost, so keys that are not understood stay as they are."""
+    """What is not ours must not be lost, so layers with keys that are not understood stay as they are."""
+    matches = {key: match for key in lora if (match := _OURS.fullmatch(key)) is not None}
+    foreign = {stem for key in lora if key not in matches for stem in accumulate(key.split("."), "{}.{}".format)}
     tensors = {}
     for key, value in lora.items():
-        match = _OURS.fullmatch(key)
+        match = matches.get(key)
         site = f"{PREFIX}{match['module']}" if match else ""
         is_product = {f"{site}.lora_A.weight", f"{site}.lora_B.weight"} <= lora.keys()
-        if match is None or not (is_product or match["part"] == "diff"):
+        if match is None or site in foreign or not (is_product or match["part"] == "diff"):
             tensors[key] = value
             continue
         if match["part"] == "alpha":

@@ -111,8 +111,9 @@ def test_comfyui_format_has_a_scale_in_up():
 
 
 def test_comfyui_format_keeps_what_is_not_ours():
-    """As core's trainer has it: other suffixes, norms and biases."""
+    """As core's trainer has it: other suffixes and norms. And DoRA, whose parts must not part."""
     stem = "diffusion_model.double_blocks.0.img_attn.qkv"
+    dora = "diffusion_model.double_blocks.0.txt_attn.qkv"
     lora = {
         f"{stem}.lora_down.weight": draw(2, 6, seed=0),
         f"{stem}.lora_up.weight": draw(18, 2, seed=1),
@@ -120,11 +121,15 @@ def test_comfyui_format_keeps_what_is_not_ours():
         "diffusion_model.double_blocks.0.norm.w_norm": draw(6, seed=2),
         "lora_te_text_model_encoder_layers_0_mlp_fc1.alpha": torch.tensor(1.0),
         "blocks.0.ffn.0.lora_A.weight": draw(2, 6, seed=3),
+        f"{dora}.lora_A.weight": draw(2, 6, seed=4),
+        f"{dora}.lora_B.weight": draw(18, 2, seed=5),
+        f"{dora}.alpha": torch.tensor(1.0),
+        f"{dora}.dora_scale": draw(18, 1, seed=6),
     }
     export = to_format(lora, "comfyui")
     assert list(export.tensors) == list(lora)
     assert all(tensor is lora[key] for key, tensor in export.tensors.items())
-    assert export.written == 2
+    assert export.written == 3
 
 
 @pytest.mark.parametrize(
