@@ -52,9 +52,11 @@ class SaveMotionLoRA(io.ComfyNode):
                     options=list(FORMATS),
                     default=COMFYUI,
                     optional=True,
-                    tooltip="Who reads the file. ComfyUI: every LoRA loader of ComfyUI. diffusers (PEFT): AnimateDiff in diffusers, and "
-                    "ZeroScope or ModelScope through PEFT. kohya: trainers and web UIs. AnimateDiff-Evolved: its Load AnimateDiff LoRA, motion "
-                    "modules only. Load Motion LoRA reads all four.",
+                    tooltip="Who reads the file. ComfyUI: every LoRA loader of ComfyUI, diffusion-pipe, and diffusers' pipelines of Wan and "
+                    "LTX-Video. diffusers (PEFT): diffusers' pipelines of Wan, LTX-Video, HunyuanVideo and AnimateDiff, and PEFT, through "
+                    "which ZeroScope and ModelScope wear it; not core's Load LoRA. kohya: musubi-tuner, and core's Load LoRA but for the "
+                    "feed-forward layers of HunyuanVideo. AnimateDiff-Evolved: its Load AnimateDiff LoRA, motion modules only. Whole weights, "
+                    "as VMC trains them, fit into ComfyUI and kohya, for core's Load LoRA. Load Motion LoRA reads all four.",
                 ),
             ],
             outputs=[],

@@ -12,6 +12,7 @@ from typing import Any
 from ..sma.disk import DiskError, try_out
 from ..sma.files import MotionLoRA, save_lora, save_state
 from ..sma.lora import Adapter
+from ..sma.lora_formats import to_format
 from ..sma.training import StepInfo, TrainingState
 from .host import paths
 from .host.progress import Progress, raise_if_cancelled
@@ -138,7 +139,8 @@ class TrainingRun:
         self.state_path = save_state(state, self.state_path or paths.new_states(self.prefix), self.metadata)
 
     def _save(self, more: str, groups: Sequence[str] | None, about: Mapping[str, object]) -> Path:
-        path = save_lora(self.adapter.export(LORA_PREFIX, groups), about, paths.new_loras(self.prefix, more))
+        tensors = to_format(self.adapter.export(LORA_PREFIX, groups), "comfyui").tensors
+        path = save_lora(tensors, about, paths.new_loras(self.prefix, more))
         logger.info("Saved %s", paths.shown(path))
         return path
 

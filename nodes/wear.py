@@ -136,6 +136,6 @@ class LoadMotionLoRA(io.ComfyNode):
             lora = LoRASource("The trained LoRA", source["lora"], getattr(source["lora"], "metadata", {}))
         ratio = getattr(model.get_model_object("latent_format"), "temporal_downscale_ratio", 1)
         where = Range(start_percent, end_percent, *latent_range(first_frame, last_frame, ratio))
-        worn, applied = wear(model, lora, strength=strength, apply=apply, where=where)
+        worn, applied = wear(model, lora, strength=strength, apply=apply, where=where, warn=report.warn)
         report.tell(applied)
         return io.NodeOutput(worn, ui=report.ui())

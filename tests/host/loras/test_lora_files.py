@@ -41,6 +41,7 @@ def motion_lora(case, **settings):
         ("unet", "diffusers (PEFT)", "diffusers"),
         ("wan", "ComfyUI", "ComfyUI"),
         ("wan", "kohya", "kohya"),
+        ("wan", "diffusers (PEFT)", "diffusers"),
     ],
 )
 def test_what_is_saved_loads_as_the_same_updates_with_its_metadata(request, lora_folder, model, format, reported):
@@ -58,14 +59,14 @@ def test_what_is_saved_loads_as_the_same_updates_with_its_metadata(request, lora
     assert torch.equal(from_file, case.predict(case.wear(lora, apply="bypass")))
 
 
-@pytest.mark.parametrize("format", ["ComfyUI", "kohya"])
-def test_core_loads_every_key_of_it(case, lora_folder, format):
+@pytest.mark.parametrize(("format", "parts"), [("ComfyUI", 2), ("kohya", 3)])
+def test_core_loads_every_key_of_it(case, lora_folder, format, parts):
     import comfy.lora
 
     path = saved(case, lora_folder, motion_lora(case), format)
     tensors = load_file(path)
     patches = comfy.lora.load_lora(dict(tensors), comfy.lora.model_lora_keys_unet(case.model.model, {}))
-    assert len(tensors) == 3 * len(patches) > 0
+    assert len(tensors) == parts * len(patches) > 0
     assert set(case.model.clone().add_patches(patches)) == set(patches)
     (loaded,) = case.host.call("LoraLoaderModelOnly", model=case.model, lora_name=path.name, strength_model=1.0)
     assert torch.equal(case.predict(loaded), case.predict(case.wear(path.name, apply="patch weights")))
@@ -117,7 +118,7 @@ def test_peft_itself_puts_it_on_diffusers_unet3d(unet, lora_folder):
 
 @pytest.mark.parametrize("kind", ["temporal", "spatial"])
 def test_motiondirectors_pt_lists_are_worn(unet, lora_folder, kind):
-    reading, roles = unet.host.module("sma.lora_reading"), unet.host.module("sma.roles")
+    reading, roles = unet.host.module("sma.lora_motiondirector"), unet.host.module("sma.roles")
     network = unet.model.model.diffusion_model
     everything = roles.layers_of(network, "everything")
     sites = [name for name in everything if re.fullmatch(reading.SITES[kind], name)]
@@ -139,8 +140,9 @@ def test_motiondirectors_pt_lists_are_worn(unet, lora_folder, kind):
 
 
 def test_formats_that_do_not_fit_the_network_are_refused(wan, unet, lora_folder):
-    with pytest.raises(ValueError, match="for Wan, whose layers have other names in diffusers"):
-        saved(wan, lora_folder, motion_lora(wan), "diffusers (PEFT)")
+    whole = {"diffusion_model.blocks.0.self_attn.q.diff": torch.ones(128, 128)}
+    with pytest.raises(ValueError, match="holds differences of the whole weights of 1 layer, as VMC"):
+        saved(wan, lora_folder, whole, "diffusers (PEFT)")
     with pytest.raises(ValueError, match="0 of 92 layers lie in motion modules: this LoRA is for UNet3D"):
         saved(unet, lora_folder, motion_lora(unet), "AnimateDiff-Evolved")
 

@@ -158,7 +158,7 @@ def test_updates_that_only_the_host_knows_are_patched_and_counted(wan):
     ):
         wan.wear(wrong)
     with pytest.raises(
-        ValueError, match=r"is incomplete: it lacks 'diffusion_model.blocks.0.self_attn.q.lora_A.weight'"
+        ValueError, match=r"is incomplete: of blocks\.0\.self_attn\.q it lacks a factor\. Download or export it again"
     ):
         wan.wear({"diffusion_model.blocks.0.self_attn.q.lora_B.weight": draw(128, 2)})
 
