@@ -123,7 +123,7 @@ def _add(
     if broken := [key for part, key in update.keys.items() if not is_finite(parts[part])]:
         raise ValueError(_broken(name, update.module, broken))
     weight, zero = f"{PREFIX}{update.module}.weight", is_zero(parts)
-    for part in _WHOLE & parts.keys():
+    for part in [part for part in parts if part in _WHOLE]:
         target = f"{PREFIX}{update.module}.bias" if part in ("diff_b", "b_norm") else weight
         if target in weights:
             kind = "set" if part == "set_weight" else "diff"
