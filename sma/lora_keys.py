@@ -86,9 +86,8 @@ class Finder:
             site: the layer as the file names it.
             up: the key of its ``up`` factor, whose spelling tells some formats apart.
         """
-        underscored = _UNDERSCORED.fullmatch(site)
-        if underscored:
-            return self._places.get(underscored["name"].replace("_orig_mod_", "")), "kohya"
+        if underscored := _UNDERSCORED.fullmatch(site.replace("_orig_mod_", "")):
+            return self._places.get(underscored["name"]), "kohya"
         name = plain_name(site)
         original = "temporal_transformer" in name or "attention_blocks" in name
         if original:

@@ -73,7 +73,7 @@ def test_a_kind_is_worn_as_core_wears_it(wan, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kind_of_another_size_is_refused_and_not_dropped(wan, kind):
     """Core logs a line and samples without it."""
-    # [64, 128]
+    # ffn.0 is a weight of 64 outputs.
     lora = {f"diffusion_model.blocks.0.ffn.0.{part}": value for part, value in KINDS[kind].items()}
     with pytest.raises(ValueError, match=r"(does not fit|is \[.*\] and the weight \[64)"):
         wan.wear(lora)
