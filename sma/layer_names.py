@@ -50,7 +50,10 @@ _WAN = (
 )
 # diffusers.LTXVideoTransformer3DModel, LTX2VideoTransformer3DModel
 _LTX = (
-    ("transformer_blocks.#.*", "transformer_blocks.#.*"),
+    *(
+        (f"transformer_blocks.#.{part}.*", f"transformer_blocks.#.{part}.*")
+        for part in "attn1 attn2 ff audio_attn1 audio_attn2 audio_ff audio_to_video_attn video_to_audio_attn".split()
+    ),
     ("caption_projection.*", "caption_projection.*"),
     ("audio_caption_projection.*", "audio_caption_projection.*"),
     ("patchify_proj", "proj_in"),

@@ -95,13 +95,13 @@ class Finder:
         place = self._places.get(name) or (self._places.get(f"{name}.0") if name.endswith(".to_out") else None)
         return place, _format(site, up, original, place)
 
-    def holder(self, key: str) -> str | None:
-        """Returns the layer of the network that a key of whatever ending lies in, or None."""
-        stem = key
+    def holder(self, key: str) -> tuple[str, str] | None:
+        """Splits a key of whatever ending into the layer of the network that it lies in and the rest; None where it lies in none."""
+        stem = key.rpartition(".")[0]
         while stem:
             place, _ = self.find(stem)
             if place is not None:
-                return place.module
+                return place.module, key.removeprefix(f"{stem}.")
             stem = stem.rpartition(".")[0]
         return None
 

@@ -115,19 +115,24 @@ def read_lora(
         ValueError: damaged metadata, factors of whole numbers, or an alpha of several values.
     """
     text_encoder = [key for key in tensors if is_for_text_encoder(key)]
-    sites: dict[str, dict[str, str]] = defaultdict(dict)  # layer, as the file names it -> part -> key
-    unmatched: list[str] = []
-    for key in dict.fromkeys(tensors):
-        if not is_for_text_encoder(key):
-            site, part = parse(key) or ("", key)
-            # A second spelling of the same part is an update of its own that nothing can tell from the first.
-            if site and part not in sites[site]:
-                sites[site][part] = key
-            else:
-                unmatched.append(key)
     finder, scales = Finder(modules), read_scales(metadata)
+    sites: dict[str, dict[str, str]] = defaultdict(dict)  # layer, as the file names it -> part -> key
     pieces: dict[str, list[_Piece]] = defaultdict(list)
-    others, misshaped, layers, alphas = [], [], [], []
+    unmatched, others, misshaped, layers, alphas = [], [], [], [], []
+    for key in tensors:
+        if is_for_text_encoder(key):
+            continue
+        site, part = parse(key) or ("", key)
+        # A second spelling of the same part is an update of its own that nothing can tell from the first.
+        if site and part not in sites[site]:
+            sites[site][part] = key
+            continue
+        unmatched.append(key)
+        held = finder.holder(key)
+        # A whole checkpoint has its layers' weights and biases themselves.
+        if held and held[1] not in ("weight", "bias"):
+            layers.append(held[0])
+            others.append(OtherUpdate(held[0], (), {held[1]: key}))
     for site, keys in sorted(sites.items()):
         place, format = finder.find(site, keys.get("up", ""))
         layers.append(_guess(site) if place is None else place.module)
