@@ -182,3 +182,44 @@ def test_pefts_dora_is_worn_as_peft_computes_it(wan, layer, strength):
     plain.weight.data = changed
     assert distance(plain(x).detach(), base + strength * (expected - base)) <= 1e-5
     assert distance(expected, base) > 1e-2
+
+
+@pytest.mark.parametrize("rank", [4, 64])
+@pytest.mark.parametrize("kind", ["LoHa", "LoKr"])
+def test_pefts_loha_and_lokr_are_as_strong_as_peft_has_them(wan, kind, rank):
+    """At rank 64 a LoKr of this layer has whole factors, which do not show their rank."""
+    peft = pytest.importorskip("peft")
+    import comfy.lora
+
+    config = {"LoHa": peft.LoHaConfig, "LoKr": peft.LoKrConfig}[kind](r=rank, alpha=2, target_modules=["q"])
+    tree = torch.nn.ModuleDict({"q": torch.nn.Linear(128, 128)})
+    wrapped = peft.inject_adapter_in_model(config, tree)["q"]
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for value in (value for name, value in wrapped.named_parameters() if "base_layer" not in name):
+            value.copy_(torch.randn(value.shape, generator=generator))
+    stem = "base_model.model.blocks.0.attn1.to_q"
+    tensors = peft.get_peft_model_state_dict(tree)
+    lora = {key.replace("q.", f"{stem}.", 1): value.detach().clone() for key, value in tensors.items()}
+    settings = {key: value for key, value in config.to_dict().items() if not isinstance(value, set)}
+    worn = wan.wear(wan.host.module("sma.files").MotionLoRA(lora, {"adapter_config.json": settings}))
+    assert wan.said[-1].startswith(
+        f"{len(lora)} of {len(lora)} keys applied (by core's own rules, alpha 2 from adapter_c"
+    )
+    zero = torch.zeros(128, 128)
+    changed = comfy.lora.calculate_weight(worn.patches[f"{LAYER}.weight"], zero, LAYER)
+    expected = wrapped.get_delta_weight("default").detach()
+    assert distance(changed, expected) <= 1e-5 * float(expected.abs().max())
+
+
+@pytest.mark.parametrize("end", ["oft_R.weight", "vera_lambda_b", "lora_embedding_A"])
+def test_a_kind_that_nothing_here_knows_is_named(wan, end):
+    lora = {f"base_model.model.blocks.0.attn1.to_q.{end}": torch.ones(2, 2)}
+    with pytest.raises(
+        ValueError, match=rf"changes blocks\.0\.self_attn\.q in a way .* known here \(.*{end}, ...\)\. Exp"
+    ):
+        wan.wear(lora)
+    wan.wear(products() | lora)
+    assert wan.said[-1].startswith(
+        "2 of 3 keys applied (ComfyUI format, rank 4, patched), 1 unknown, for example base_model"
+    )
