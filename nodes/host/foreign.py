@@ -44,6 +44,13 @@ class Foreign:
     targets: dict[str, str | None] = field(default_factory=dict)
     zero: set[str] = field(default_factory=set)
 
+    def add(self, target: Any, patch: Any) -> None:
+        for table in self.tables:
+            if target not in table:
+                table[target] = patch
+                return
+        self.tables.append({target: patch})
+
 
 class MagnitudeAdapter(comfy.weight_adapter.WeightAdapterBase):
     """PEFT's DoRA for the host. The host's own takes the norm of the layer's weight alone, and PEFT that of weight and update.
@@ -127,7 +134,7 @@ def _add(
         target = f"{PREFIX}{update.module}.bias" if part in ("diff_b", "b_norm") else weight
         if target in weights:
             kind = "set" if part == "set_weight" else "diff"
-            foreign.tables.append({_place(target, update): (kind, (parts[part],))})
+            foreign.add(_place(target, update), (kind, (parts[part],)))
             foreign.targets[update.keys[part]] = target
     if update.scale != 1.0 and (scaled := next((part for part in _SCALED if part in parts), None)):
         parts[scaled] = parts[scaled].float() * update.scale
@@ -140,8 +147,8 @@ def _add(
     except KeyError as error:
         missing = next((part for part, host in spelt.items() if host == error.args[0]), None) or error.args[0]
         raise ValueError(_incomplete(name, update.module, str(missing).removeprefix("layer."))) from error
-    if patches:
-        foreign.tables.append({_place(weight, update): patch for patch in patches.values()})
+    for patch in patches.values():
+        foreign.add(_place(weight, update), patch)
         foreign.targets |= {update.keys[part]: weight for part, host in spelt.items() if host in named.seen}
     if zero:
         foreign.zero.update(key for key in update.keys.values() if foreign.targets[key] is not None)
@@ -169,8 +176,8 @@ def _add_by_the_hosts_names(foreign: Foreign, model: Any, name: str, rest: Mappi
         patches = comfy.lora.load_lora(named, known, log_missing=False)
     except KeyError as error:
         raise ValueError(f"{name} is incomplete: it lacks {error}. Download or export it again.") from error
-    if patches:
-        foreign.tables.append(patches)
+    for target, patch in patches.items():
+        foreign.add(target, patch)
     changed = {target_of(target) for target in patches}
     by_layer: dict[str, dict[str, str]] = {}
     for key in named:
