@@ -140,7 +140,7 @@ def wear(
         warn(
             f"{lora.name} changes nothing: all the updates in its {len(fate.zero)} keys are 0. Train it longer, or use another file."
         )
-        return model, _report(reading, fate, "not worn", where)
+        return model, _report(reading, fate, "not worn", Range())
     if layers:
         WornLoRA(layers).put_on(worn, where)
     how = "bypassed" if layers else "patched"

@@ -145,6 +145,28 @@ def test_hunyuans_original_names_in_bypass_and_ranges(net):
     assert distance(expected, base[:1]) > 1e-2
 
 
+@pytest.mark.parametrize("net", ["hunyuan"], indirect=True)
+def test_other_kinds_of_a_split_layer_change_their_rows_alone(net):
+    """A LoKr of the keys of one attention, by diffusers' name: the difference of those rows of the fused layer."""
+    generator = torch.Generator().manual_seed(4)
+    first, second = (torch.randn(size, size, generator=generator) * 0.2 for size in (8, 16))
+    stem, fused = "transformer.transformer_blocks.0.attn", "diffusion_model.double_blocks.0.img_attn.qkv"
+    worn = net.predict(net.wear({f"{stem}.to_k.lokr_w1": first, f"{stem}.to_k.lokr_w2": second}))
+    assert net.said[-1] == "2 of 2 keys applied (by core's own rules, patched)"
+    difference = torch.zeros(384, 128)
+    difference[128:256] = torch.kron(first, second)
+    assert distance(worn, net.predict(net.core({f"{fused}.diff": difference}))) <= 1e-5
+    bias = torch.randn(128, generator=generator)
+    worn = net.predict(net.wear({f"{stem}.to_v.diff_b": bias}))
+    expected = {f"{fused}.diff_b": torch.cat([torch.zeros(256), bias])}
+    assert distance(worn, net.predict(net.core(expected))) <= 1e-5
+    assert distance(worn, net.predict(net.model)) > 1e-3
+    with pytest.raises(
+        ValueError, match=r"the lokr update of .*img_attn\.qkv\.weight, made of .* fit that weight \[128, 128\]"
+    ):
+        net.wear({f"{stem}.to_k.lokr_w1": first, f"{stem}.to_k.lokr_w2": first})
+
+
 def test_of_the_right_family_a_layer_that_is_lacking_is_named(net):
     lora = {}
     for key, value in ours(net).items():
