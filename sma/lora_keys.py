@@ -17,15 +17,18 @@ _TEXT_ENCODER = re.compile(r"(lora_te\d?_|lora_prior_te_|text_encoder|cond_stage
 # Suffixes of LoRA keys. An adapter name may stand after lora_A and lora_B (PEFT's ".default").
 _SUFFIX = re.compile(
     r"(?P<site>.+?)(?:"
-    r"\.lora_(?P<letter>[AB])(?:\.(?!weight$|bias$)\w+)?(?:\.weight)?"
+    r"\.lora_(?P<letter>[AB])(?:(?:\.\w+)?\.weight)?"
     r"|\.lora_(?P<kohya>down|up|mid)\.weight"
     r"|(?P<processor>_lora|\.lora|\.lora_linear_layer)\.(?P<side>down|up)\.weight"
     r"|\.(?P<magnitude>lora_magnitude_vector)(?:\.\w+)*"
     r"|\.(?P<glora>[ab][12])\.weight"
-    r"|\.(?P<other>alpha|dora_scale|reshape_weight|diff|diff_b|set_weight|w_norm|b_norm|oft_blocks|rescale"
+    r"|(?:[._]lora|\.lora_(?:[AB]|down|up))?\.(?P<alpha>alpha)"
+    r"|\.(?P<other>dora_scale|reshape_weight|diff|diff_b|set_weight|w_norm|b_norm|oft_blocks|rescale"
     r"|hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2))"
     r")"
 )
+# What a program of quantised factors puts beside them; without it they are too strong or too weak.
+_FACTOR_SCALE = re.compile(r".+\.lora_(?:[AB]|down|up)\b.*scale.*")
 _PREFIXES = (
     "module.",
     "pipe.",
@@ -65,8 +68,13 @@ def parse(key: str) -> tuple[str, str] | None:
     elif match["magnitude"]:
         part = "magnitude"
     else:
-        part = match["kohya"] or match["side"] or match["glora"] or match["other"]
+        part = match["kohya"] or match["side"] or match["glora"] or match["alpha"] or match["other"]
     return match["site"], part
+
+
+def scales_a_factor(key: str) -> bool:
+    """Whether an unknown key says that a factor has another size than its tensor."""
+    return _FACTOR_SCALE.fullmatch(key) is not None
 
 
 class Finder:

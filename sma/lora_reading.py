@@ -14,7 +14,7 @@ from torch import Tensor
 from .layer_names import Place, Rows, ours_of
 from .lora_dora import DoRA
 from .lora_formats import LowRank
-from .lora_keys import Finder, Modules, factor, is_for_text_encoder, number, parse, plain_name
+from .lora_keys import Finder, Modules, factor, is_for_text_encoder, number, parse, plain_name, scales_a_factor
 from .lora_scales import Scales, read_scales
 from .networks.animatediff import diffusers_name
 
@@ -100,9 +100,9 @@ def read_lora(
 ) -> Reading:
     """Matches the keys of a LoRA file with the layers of a network.
 
-    Understood: ours and other ``diffusion_model.`` files, diffusers and PEFT with DoRA, kohya and musubi, diffusion-pipe, OneTrainer, and
-    those of AnimateDiff, AnimateDiff-Evolved and AnimateDiff-MotionDirector; every layer under any name of :mod:`sma.layer_names`. Updates
-    of other kinds (LoHa, LoKr, differences, ...) stay unmatched, and are listed apart where their layer is known.
+    Understood: ours and other ``diffusion_model.`` files, diffusers and PEFT with DoRA, kohya, diffusion-pipe, OneTrainer, and those of
+    AnimateDiff, AnimateDiff-Evolved and AnimateDiff-MotionDirector; every layer under any name of :mod:`sma.layer_names`. Updates of other
+    kinds (LoHa, LoKr, differences, ...) stay unmatched, and are listed apart where their layer is known.
 
     The scale of a product is its alpha over its rank; where it has no alpha, what the metadata says, see
     :func:`sma.lora_scales.read_scales`; and 1 where that is silent too, as in all loaders.
@@ -112,7 +112,7 @@ def read_lora(
         metadata: of the file.
 
     Raises:
-        ValueError: damaged metadata, factors of whole numbers, or an alpha of several values.
+        ValueError: damaged metadata, quantised factors, or an alpha of several values.
     """
     finder, reader = Finder(modules), _Reader(tensors, modules, read_scales(metadata))
     sites: dict[str, dict[str, str]] = defaultdict(dict)  # layer, as the file names it -> part -> key
@@ -145,6 +145,8 @@ class _Reader:
 
     def add_unknown(self, key: str, holder: tuple[str, str] | None) -> None:
         """Takes a key of an ending that is unknown; its layer is still worth naming."""
+        if holder and scales_a_factor(key):
+            raise ValueError(f"{key} scales a factor, and its format is not known here. Export the LoRA as float16.")
         self.unmatched.append(key)
         # A whole checkpoint has its layers' weights and biases themselves.
         if holder and holder[1] not in ("weight", "bias"):

@@ -142,10 +142,17 @@ def test_alphas_that_differ_and_factors_of_whole_numbers_are_refused(wan):
 
 
 def test_what_nothing_reads_is_not_counted_as_applied(wan):
-    """Beside a product that is worn: a scale that only its own program knows."""
-    lora = products() | {f"{LAYER}.lora_A.weight_scale": torch.tensor(3.0), f"{LAYER}.lora_B.bias": draw(128)}
+    """Beside a product that is worn: a bias of its factor, and a second adapter's half."""
+    lora = products() | {f"{LAYER}.lora_B.bias": draw(128), f"{LAYER}.lora_A.second.weight": draw(4, 128)}
     wan.wear(lora)
     assert wan.said[-1].startswith("2 of 4 keys applied (ComfyUI format, rank 4, patched), 2 unknown, for example ")
+
+
+@pytest.mark.parametrize("end", ["lora_A.weight_scale", "lora_up.scale_weight", "lora_down.weight.scale"])
+def test_a_scale_of_quantised_factors_is_refused(wan, end):
+    """Without it the factors have another strength."""
+    with pytest.raises(ValueError, match=rf"q\.{end} scales a factor, and its format is not known here"):
+        wan.wear(products() | {f"{LAYER}.{end}": torch.tensor(3.0)})
 
 
 @pytest.mark.parametrize("layer", ["blocks.0.self_attn.q", "patch_embedding"])
