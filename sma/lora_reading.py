@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-import torch
 from torch import Tensor
 
 from .layer_names import Place, Rows, ours_of
 from .lora_dora import DoRA
 from .lora_formats import LowRank
 from .lora_keys import Finder, Modules, factor, is_for_text_encoder, number, parse, plain_name, scales_a_factor
+from .lora_pieces import Piece, is_free, joined
 from .lora_scales import Scales, read_scales
 from .networks.animatediff import diffusers_name
 
@@ -65,6 +65,7 @@ class Reading:
         misshaped: keys that name a layer and do not fit it.
         text_encoder: keys that are not for the network at all.
         layers: names of the layers in the file, as far as they can be told; a network of the right kind has these.
+        zero: the keys, of those in ``keys``, whose product is 0.
         ranks: that the file's products have.
         alphas: that were taken from the metadata; () where the tensors have them, or nothing has.
         scales: what the metadata says of alphas.
@@ -79,20 +80,10 @@ class Reading:
     misshaped: tuple[MisShaped, ...] = ()
     text_encoder: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
+    zero: frozenset[str] = frozenset()
     ranks: list[int] = field(default_factory=list)
     alphas: tuple[float, ...] = ()
     scales: Scales = field(default_factory=Scales)
-
-
-@dataclass(frozen=True, eq=False)
-class _Piece:
-    """A product in a file: of a whole layer, or of some of its rows where the file's program has the layer in parts."""
-
-    place: Place
-    format: str
-    update: LowRank
-    magnitude: Tensor | None
-    keys: tuple[str, ...]
 
 
 def read_lora(
@@ -135,7 +126,7 @@ class _Reader:
 
     def __init__(self, tensors: Mapping[str, Tensor], modules: Modules, scales: Scales) -> None:
         self.tensors, self.modules, self.scales = tensors, modules, scales
-        self.pieces: dict[str, list[_Piece]] = defaultdict(list)
+        self.pieces: dict[str, list[Piece]] = defaultdict(list)
         self.text_encoder: list[str] = []
         self.unmatched: list[str] = []
         self.others: list[OtherUpdate] = []
@@ -204,9 +195,9 @@ class _Reader:
             wrong = MisShaped(keys[magnitude], tuple(norms.shape), shape)
         if wrong is not None:
             self.misshaped.append(wrong)
-        elif _is_free(place, self.pieces[place.module], norms is not None):
+        elif is_free(place, self.pieces[place.module], norms is not None):
             norms = None if norms is None else norms.flatten()
-            self.pieces[place.module].append(_Piece(place, format, update, norms, tuple(keys.values())))
+            self.pieces[place.module].append(Piece(place, format, update, norms, tuple(keys.values())))
         else:
             self.unmatched += keys.values()
 
@@ -215,7 +206,7 @@ class _Reader:
         for module in self.modules:
             if not self.pieces[module]:
                 continue
-            update, magnitude = _joined(self.pieces[module], self.modules[module])
+            update, magnitude = joined(self.pieces[module], self.modules[module])
             keys[module] = tuple(key for piece in self.pieces[module] for key in piece.keys)
             if magnitude is None:
                 updates[module] = update
@@ -236,6 +227,7 @@ class _Reader:
             misshaped=tuple(self.misshaped),
             text_encoder=tuple(self.text_encoder),
             layers=tuple(self.layers),
+            zero=frozenset(key for piece in pieces if piece.is_zero for key in piece.keys),
             ranks=sorted({piece.update.rank for piece in pieces}),
             alphas=tuple(sorted(self.alphas)),
             scales=self.scales,
@@ -259,43 +251,3 @@ def _guess(site: str) -> str:
     name = diffusers_name(plain_name(site))
     candidates = ours_of(name)
     return candidates[0] if len(candidates) == 1 else name
-
-
-def _is_free(place: Place, taken: Sequence[_Piece], dora: bool) -> bool:
-    """Whether a product may join those of its layer: on other rows, and with magnitudes where they have them."""
-    return all(
-        (piece.magnitude is not None) == dora
-        and place.rows
-        and piece.place.rows
-        and all(end <= first or last <= start for first, last in piece.place.rows for start, end in place.rows)
-        for piece in taken
-    )
-
-
-def _joined(pieces: Sequence[_Piece], shape: Sequence[int]) -> tuple[LowRank, Tensor | None]:
-    """One update of a layer out of the products of its rows, and the magnitudes of those rows.
-
-    Products that share their ``down``, as where a program split a fused layer's update, keep their rank; others get a block each in a
-    larger rank.
-    """
-    if len(pieces) == 1 and not pieces[0].place.rows:
-        return pieces[0].update, pieces[0].magnitude
-    first = pieces[0].update
-    alike = all(piece.update.scale == first.scale for piece in pieces)
-    shared = alike and all(torch.equal(piece.update.down, first.down) for piece in pieces)
-    downs = [first.down] if shared else [piece.update.down for piece in pieces]
-    dtype = first.up.dtype if alike else torch.promote_types(first.up.dtype, torch.float32)
-    up = torch.zeros(shape[0], sum(map(len, downs)), *first.up.shape[2:], dtype=dtype)
-    column = 0
-    magnitudes = {}
-    for piece in pieces:
-        update, row = piece.update, 0
-        for start, end in piece.place.rows:
-            rows = update.up[row : row + end - start].to(dtype)
-            up[start:end, column : column + update.rank] = rows if alike else rows * update.scale
-            if piece.magnitude is not None:
-                magnitudes[start] = piece.magnitude[row : row + end - start]
-            row += end - start
-        column += 0 if shared else update.rank
-    joined = LowRank(torch.cat(downs), up, first.scale if alike else 1.0)
-    return joined, torch.cat([magnitudes[start] for start in sorted(magnitudes)]) if magnitudes else None

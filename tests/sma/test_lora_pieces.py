@@ -48,6 +48,13 @@ def test_each_part_lands_on_its_rows(names, same):
     assert (reading.ranks, reading.unmatched, len(reading.keys[QKV])) == ([2], (), len(tensors))
 
 
+def test_a_part_that_is_zero_is_told_from_those_that_are_not():
+    tensors = attention(["to_q", "to_k", "to_v"])
+    zero = {key for key in tensors if ".to_k." in key}
+    tensors["transformer.transformer_blocks.0.attn.to_k.lora_B.weight"].zero_()
+    assert read_lora(tensors, MODULES).zero == zero
+
+
 def test_half_precision_parts_of_different_scales_are_not_rounded_again():
     tensors = attention(["to_q", "to_k", "to_v"], dtype=torch.bfloat16)
     update = read_lora(tensors, MODULES).updates[QKV]
