@@ -94,9 +94,9 @@ class Finder:
             site: the layer as the file names it.
             up: the key of its ``up`` factor, whose spelling tells some formats apart.
         """
-        if underscored := _UNDERSCORED.fullmatch(site.replace("_orig_mod_", "")):
-            return self._places.get(underscored["name"]), "kohya"
         name = plain_name(site)
+        if _underscored(site):
+            return self._places.get(name), "kohya"
         original = "temporal_transformer" in name or "attention_blocks" in name
         if original:
             name = diffusers_name(name)
@@ -116,6 +116,8 @@ class Finder:
 
 def plain_name(site: str) -> str:
     """Takes off a layer's name the prefixes of programs, of compilation and of diffusers' old attention processors."""
+    if underscored := _underscored(site):
+        return underscored
     site = site.replace("_orig_mod.", "")
     stripped = True
     while stripped:
@@ -124,6 +126,11 @@ def plain_name(site: str) -> str:
             if site.startswith(prefix):
                 site, stripped = site.removeprefix(prefix), True
     return site.replace(".processor.", ".")
+
+
+def _underscored(site: str) -> str:
+    match = _UNDERSCORED.fullmatch(site.replace("_orig_mod_", ""))
+    return match["name"] if match else ""
 
 
 def _format(site: str, up: str, original: bool, place: Place | None) -> str:
