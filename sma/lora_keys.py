@@ -182,24 +182,23 @@ def product_is_zero(down: Tensor, up: Tensor) -> bool:
     return not bool(((down != 0).flatten(1).any(1) & (up != 0).flatten(1).any(0)).any())
 
 
-def is_zero(parts: Mapping[str, Tensor]) -> bool:
-    """Whether an update of another kind changes nothing: a product with a factor, or a difference, that is 0 throughout.
+def zero_parts(parts: Mapping[str, Tensor]) -> set[str]:
+    """Names the parts of one layer's update of another kind that change nothing: differences that are 0 throughout, and all others where
+    every product among them has a factor that is.
 
     Args:
         parts: by the names of :func:`parse`.
     """
-    if {"dora_scale", "magnitude", "rescale", "set_weight"} & parts.keys():
-        return False
-    zero = {part for part, value in parts.items() if not bool((value.float() != 0).any())}
+    empty = {part for part, value in parts.items() if not bool((value.float() != 0).any())}
+    others = parts.keys() - set(DIFFERENCES)
     products = [
         product
-        for kind, groups in _PRODUCTS.items()
-        if any(part.startswith(kind) for part in parts)
-        for product in groups
+        for kind, group in _PRODUCTS.items()
+        if any(part.startswith(kind) for part in others)
+        for product in group
     ]
-    products += [(part,) for part in DIFFERENCES if part in parts]
-    # OFT's alpha is a bound, and a LoKr of two whole factors and a difference have no use for one.
-    unscaled = "oft_blocks" in parts or {"lokr_w1", "lokr_w2"} <= parts.keys() or set(DIFFERENCES) & parts.keys()
-    if "alpha" in zero and not unscaled:
-        return True
-    return bool(products) and all(any(part in zero for part in product) for product in products)
+    # OFT's alpha is a bound, and a LoKr of two whole factors has no use for one.
+    scaled = "alpha" in parts and "oft_blocks" not in parts and not {"lokr_w1", "lokr_w2"} <= parts.keys()
+    zero = bool(products) and all(any(part in empty for part in product) for product in products)
+    zero = (zero or (scaled and "alpha" in empty)) and not {"dora_scale", "rescale", "set_weight"} & others
+    return (others if zero else set()) | (empty & set(DIFFERENCES))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...sma.lora_dora import DoRA, dora_weight
 from ...sma.lora_formats import PREFIX
-from ...sma.lora_keys import DIFFERENCES, is_finite, is_zero, number, parse
+from ...sma.lora_keys import DIFFERENCES, is_finite, number, parse, zero_parts
 from ...sma.lora_reading import OtherUpdate, Reading
 
 # How the host's adapters spell what sma.lora_keys has shorter names for.
@@ -129,7 +129,7 @@ def _add(
     parts = {part: tensors[key] for part, key in update.keys.items()}
     if broken := [key for part, key in update.keys.items() if not is_finite(parts[part])]:
         raise ValueError(_broken(name, update.module, broken))
-    weight, zero = f"{PREFIX}{update.module}.weight", is_zero(parts)
+    weight, zero = f"{PREFIX}{update.module}.weight", zero_parts(parts)
     for part in [part for part in parts if part in _WHOLE]:
         target = f"{PREFIX}{update.module}.bias" if part in ("diff_b", "b_norm") else weight
         if target in weights:
@@ -150,8 +150,7 @@ def _add(
     for patch in patches.values():
         foreign.add(_place(weight, update), patch)
         foreign.targets |= {update.keys[part]: weight for part, host in spelt.items() if host in named.seen}
-    if zero:
-        foreign.zero.update(key for key in update.keys.values() if foreign.targets[key] is not None)
+    foreign.zero.update(update.keys[part] for part in zero)
 
 
 def _place(weight: str, update: OtherUpdate) -> Any:
@@ -191,8 +190,7 @@ def _add_by_the_hosts_names(foreign: Foreign, model: Any, name: str, rest: Mappi
         if foreign.targets[key] is not None and site:
             by_layer.setdefault(site, {})[part] = key
     for keys in by_layer.values():
-        if is_zero({part: named[key] for part, key in keys.items()}):
-            foreign.zero.update(keys.values())
+        foreign.zero.update(keys[part] for part in zero_parts({part: named[key] for part, key in keys.items()}))
 
 
 def _check(name: str, target: Any, patch: Any, weights: Mapping[str, Tensor]) -> None:

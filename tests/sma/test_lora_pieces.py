@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sma.layer_names import spellings
 from sma.lora_dora import dora_weight
-from sma.lora_keys import is_zero, parse
+from sma.lora_keys import parse, zero_parts
 from sma.lora_reading import read_lora
 
 QKV, LINEAR1, LAST = "double_blocks.0.img_attn.qkv", "single_blocks.3.linear1", "final_layer.adaLN_modulation.1"
@@ -144,21 +144,22 @@ def test_what_a_key_says(key, expected):
 @pytest.mark.parametrize(
     ("parts", "zero"),
     [
-        ({"lokr_w1": 1.0, "lokr_w2": 1.0, "alpha": 0.0}, False),
-        ({"lokr_w1": 1.0, "lokr_w2_a": 1.0, "lokr_w2_b": 1.0, "alpha": 0.0}, True),
-        ({"lokr_w1": 0.0, "lokr_w2": 1.0}, True),
-        ({"a1": 0.0, "a2": 1.0, "b1": 1.0, "b2": 1.0}, False),
-        ({"a1": 0.0, "a2": 1.0, "b1": 1.0, "b2": 0.0}, True),
-        ({"diff": 0.0, "diff_b": 1.0}, False),
-        ({"diff": 0.0, "alpha": 1.0}, True),
-        ({"down": 1.0, "up": 0.0, "mid": 1.0}, True),
-        ({"down": 1.0, "up": 0.0, "dora_scale": 1.0}, False),
-        ({"oft_blocks": 1.0, "alpha": 0.0}, False),
-        ({"oft_blocks": 0.0}, True),
-        ({"alpha": 0.0}, True),
-        ({"something": 0.0}, False),
+        ({"lokr_w1": 1.0, "lokr_w2": 1.0, "alpha": 0.0}, ""),
+        ({"lokr_w1": 1.0, "lokr_w2_a": 1.0, "lokr_w2_b": 1.0, "alpha": 0.0}, "all"),
+        ({"lokr_w1": 0.0, "lokr_w2": 1.0}, "all"),
+        ({"a1": 0.0, "a2": 1.0, "b1": 1.0, "b2": 1.0}, ""),
+        ({"a1": 0.0, "a2": 1.0, "b1": 1.0, "b2": 0.0}, "all"),
+        ({"diff": 0.0, "diff_b": 1.0}, "diff"),
+        ({"diff": 1.0, "diff_b": 0.0}, "diff_b"),
+        ({"diff": 0.0, "hada_w1_a": 1.0, "hada_w1_b": 1.0}, "diff"),
+        ({"down": 1.0, "up": 0.0, "mid": 1.0}, "all"),
+        ({"down": 1.0, "up": 0.0, "dora_scale": 1.0}, ""),
+        ({"oft_blocks": 1.0, "alpha": 0.0}, ""),
+        ({"oft_blocks": 0.0}, "all"),
+        ({"set_weight": 0.0}, ""),
+        ({"something": 0.0}, ""),
     ],
 )
-def test_which_updates_change_nothing(parts, zero):
+def test_which_parts_change_nothing(parts, zero):
     tensors = {part: torch.full((2, 2), value) for part, value in parts.items()}
-    assert is_zero(tensors) == zero
+    assert zero_parts(tensors) == (set(parts) if zero == "all" else {zero} - {""})

@@ -80,6 +80,16 @@ def test_so_are_zeros_of_some_layers_in_any_factor(wan, warned, zero):
     assert warned == []
 
 
+def test_differences_that_are_zero_are_told_apart(wan):
+    """As distilled LoRAs of Wan have them for norms, beside others with values; the last one only core's names know."""
+    layer, norm = "diffusion_model.blocks.0.self_attn.q", "diffusion_model.blocks.0.norm3"
+    lora = wan.lora() | {f"{layer}.diff_b": torch.zeros(128), f"{norm}.diff": torch.zeros(128)}
+    lora[f"{norm}.diff_b"] = torch.ones(128)
+    wan.wear(lora)
+    assert wan.said[-1].startswith(f"{len(lora) - 2} of {len(lora)} keys applied")
+    assert ", 2 change nothing because their update is 0, for example " in wan.said[-1]
+
+
 @pytest.mark.parametrize("apply", ["patch weights", "bypass"])
 @pytest.mark.parametrize("name", ["alpha_nan", "loha_nan"])
 def test_nan_anywhere_is_refused(wan, file, name, apply):
