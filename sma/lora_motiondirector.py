@@ -21,7 +21,7 @@ SITES = {
 def read_motiondirector(tensors: Sequence[Tensor], modules: Modules, *, video: int | None = None) -> Reading:
     """Matches MotionDirector's unnamed list [up0, down0, up1, down1, ...] with a text-to-video UNet; its scale is 1.
 
-    Temporal or spatial is told by the number of pairs, and every pair is checked against its layer.
+    Temporal or spatial follows from the number of pairs, and every pair is checked against its layer.
 
     Args:
         modules: name -> weight shape, in the network's module order.

@@ -64,7 +64,7 @@ class Reading:
         unmatched: keys that name no layer of the network, or another kind of update.
         misshaped: keys that name a layer and do not fit it.
         text_encoder: keys that are not for the network at all.
-        layers: names of the layers in the file, as far as they can be told; a network of the right kind has these.
+        layers: names of the layers in the file, as far as they can be recognised; a network of the right kind has these.
         zero: the keys, of those in ``keys``, whose product is 0.
         ranks: that the file's products have.
         alphas: that were taken from the metadata; () where the tensors have them, or nothing has.
@@ -247,7 +247,7 @@ def fit(
 
 
 def _guess(site: str) -> str:
-    """What a layer that the network lacks is called in a network of the right kind, as far as that can be told."""
+    """What a layer that the network lacks is called in a network of the right kind, as far as that can be recognised."""
     name = diffusers_name(plain_name(site))
     candidates = ours_of(name)
     return candidates[0] if len(candidates) == 1 else name

@@ -107,7 +107,7 @@ def _patterns(settings: Mapping[str, Any], name: str, key: str) -> dict[str, flo
         try:
             re.compile(_whole(pattern))
         except re.error as error:
-            raise ValueError(_damaged(key, f"{pattern!r} is no regular expression")) from error
+            raise ValueError(_damaged(key, f"{pattern!r} is not a regular expression")) from error
     return {pattern: _number(value, key) for pattern, value in patterns.items()}
 
 
@@ -115,7 +115,7 @@ def _settings(value: object, key: str) -> Mapping[str, Any]:
     try:
         settings = json.loads(value) if isinstance(value, str) else value
     except json.JSONDecodeError as error:
-        raise ValueError(_damaged(key, "it is no JSON")) from error
+        raise ValueError(_damaged(key, "it is not JSON")) from error
     if not isinstance(settings, Mapping):
         raise ValueError(_damaged(key, f"it holds a {type(settings).__name__}"))
     return settings
@@ -125,7 +125,7 @@ def _number(value: object, key: str) -> float:
     try:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(_damaged(key, f"{value!r} is no number")) from error
+        raise ValueError(_damaged(key, f"{value!r} is not a number")) from error
     if not math.isfinite(number):
         raise ValueError(_damaged(key, f"it holds {number}"))
     return number

@@ -1,4 +1,4 @@
-"""LoRA updates that are no plain products, as the host's own code reads and applies them, and what becomes of each file key."""
+"""LoRA updates other than plain products, as the host's own code reads and applies them, and what becomes of each file key."""
 
 from __future__ import annotations
 
@@ -101,8 +101,8 @@ class _Seen(dict):
 def read_foreign(model: Any, name: str, tensors: Mapping[str, Tensor], reading: Reading) -> Foreign:
     """Reads what :func:`sma.lora_reading.read_lora` left: other updates of layers that it knows, and layers by the host's own names.
 
-    A patch that does not fit is tried out on a weight without memory, since the host would drop it with nothing but a line in its log;
-    of a whole Wan 14B in LoKr that takes less than a second.
+    Every patch is tried on a weight without memory first, because the host drops one that does not fit with nothing but a line in its
+    log. For a LoKr of all 400 layers of a Wan 14B that takes half a second and no memory; an OFT computes its blocks once.
 
     Raises:
         ValueError: an update is incomplete, holds NaN, or does not fit its layer.

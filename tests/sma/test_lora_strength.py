@@ -221,13 +221,13 @@ def test_where_a_scale_comes_from(lora, metadata, scale, alphas):
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"lora_adapter_metadata": "{"}, "lora_adapter_metadata is damaged: it is no JSON"),
+        ({"lora_adapter_metadata": "{"}, "lora_adapter_metadata is damaged: it is not JSON"),
         ({"lora_adapter_metadata": "[1]"}, "it holds a list"),
-        ({"lora_adapter_metadata": '{"lora_alpha": "much"}'}, "'much' is no number"),
+        ({"lora_adapter_metadata": '{"lora_alpha": "much"}'}, "'much' is not a number"),
         ({"lora_adapter_metadata": '{"lora_alpha": NaN}'}, "it holds nan"),
-        ({"adapter_config.json": '{"lora_alpha": 4, "alpha_pattern": {"(": 2}}'}, r"'\(' is no regular expression"),
+        ({"adapter_config.json": '{"lora_alpha": 4, "alpha_pattern": {"(": 2}}'}, r"'\(' is not a regular expression"),
         ({"adapter_config.json": '{"lora_alpha": 4, "alpha_pattern": [2]}'}, r"its alpha_pattern is \[2\]"),
-        ({"ss_network_alpha": "big"}, "ss_network_alpha is damaged: 'big' is no number"),
+        ({"ss_network_alpha": "big"}, "ss_network_alpha is damaged: 'big' is not a number"),
     ],
 )
 def test_damaged_metadata_is_refused(metadata, message):

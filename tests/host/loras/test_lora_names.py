@@ -53,7 +53,7 @@ def ours(case, *, rank: int = 4) -> dict[str, torch.Tensor]:
 def renamed(case, lora, program: str, *, apart: bool = False) -> dict[str, torch.Tensor]:
     """The same LoRA as a program with other layers has it.
 
-    apart: layers that the program splits are no copies of one another, so that they share no factor and no scale.
+    apart: layers that the program splits are not copies of one another, so that they share no factor and no scale.
     """
     names = case.host.module("sma.layer_names")
     network = case.model.model.diffusion_model
