@@ -17,8 +17,8 @@ class LoadMotionLoRA(io.ComfyNode):
             node_id="SMA_LoadMotionLoRA",
             display_name="Load Motion LoRA",
             category="Spectral Motion/make",
-            description="Puts a motion LoRA on a MODEL and says how many of its keys were applied. Reads ours, diffusers, kohya, "
-            "AnimateDiff and MotionDirector files, and refuses one that was made for another model. Several stack.",
+            description="Puts a motion LoRA on a MODEL and says how many of its keys were applied, and how many change nothing. Reads ours, "
+            "diffusers, PEFT, kohya, AnimateDiff and MotionDirector files, and refuses one that was made for another model. Several stack.",
             search_aliases=["load lora", "wear lora", "apply lora", "motiondirector", "animatediff motion lora"],
             inputs=[
                 io.Model.Input("model", tooltip="The model the LoRA was trained on, or another one of its kind."),
@@ -48,7 +48,7 @@ class LoadMotionLoRA(io.ComfyNode):
                     min=-10.0,
                     max=10.0,
                     step=0.01,
-                    tooltip="1 is as trained, 0 is off, more exaggerates.",
+                    tooltip="1 is as trained, by the alphas of the file or of its metadata; 0 is off, more exaggerates.",
                 ),
                 io.Float.Input(
                     "start_percent",

@@ -50,7 +50,10 @@ _WAN = (
 )
 # diffusers.LTXVideoTransformer3DModel, LTX2VideoTransformer3DModel
 _LTX = (
-    ("transformer_blocks.#.*", "transformer_blocks.#.*"),
+    *(
+        (f"transformer_blocks.#.{part}.*", f"transformer_blocks.#.{part}.*")
+        for part in "attn1 attn2 ff audio_attn1 audio_attn2 audio_ff audio_to_video_attn video_to_audio_attn".split()
+    ),
     ("caption_projection.*", "caption_projection.*"),
     ("audio_caption_projection.*", "audio_caption_projection.*"),
     ("patchify_proj", "proj_in"),
@@ -213,7 +216,6 @@ def parts_of(module: str, program: str, shape: Sequence[int]) -> tuple[Part, ...
         program: a key of :data:`TABLES`.
         shape: of the layer's weight, [out, in, *kernel].
     """
-    # No module is named alike in two families of one table.
     pairs = itertools.chain.from_iterable(_COMPILED[program].values())
     return tuple(Part(name, _rows(rows, shape)) for pair, rows in pairs if (name := pair.theirs(module)) is not None)
 
@@ -229,7 +231,7 @@ def theirs_of(module: str, program: str) -> str | None:
 
 
 def ours_of(name: str) -> tuple[str, ...]:
-    """Lists what a layer of another program may be called here; several families may have one of that name."""
+    """Lists what a layer of another program may be called here, by its name with dots or underscores; families may share a name."""
     found = (pair.ours(name) for families in _COMPILED.values() for pairs in families.values() for pair, _ in pairs)
     return tuple(dict.fromkeys(module for module in found if module is not None))
 
@@ -253,13 +255,15 @@ class _Pair:
     """One line of a table, ready to be used both ways."""
 
     def __init__(self, ours: str, theirs: str) -> None:
-        self._ours, self._theirs = (_pattern(ours), _form(ours)), (_pattern(theirs), _form(theirs))
+        self._ours, self._form, self._their_form = _pattern(ours), _form(ours), _form(theirs)
+        self._readable = [_pattern(name) for name in (theirs, theirs.replace(".", "_"), ours.replace(".", "_"))]
 
     def ours(self, name: str) -> str | None:
-        return _renamed(name, self._theirs[0], self._ours[1])
+        matches = (_renamed(name, pattern, self._form) for pattern in self._readable)
+        return next((module for module in matches if module is not None), None)
 
     def theirs(self, module: str) -> str | None:
-        return _renamed(module, self._ours[0], self._theirs[1])
+        return _renamed(module, self._ours, self._their_form)
 
 
 def _pattern(template: str) -> re.Pattern[str]:

@@ -33,6 +33,7 @@ def dora_weight(weight: Tensor, down: Tensor, up: Tensor, scale: float, magnitud
     dtype = torch.promote_types(weight.dtype, torch.float32)
     product = up.to(weight.device, dtype).flatten(1) @ down.to(weight.device, dtype).flatten(1)
     direction = weight.to(dtype).flatten(1) + scale * product  # [out, in * kernel]
-    length = torch.linalg.vector_norm(direction, dim=1, keepdim=True)
+    # A row of zeros has no direction and stays 0.
+    length = torch.linalg.vector_norm(direction, dim=1, keepdim=True).clamp_min(torch.finfo(dtype).tiny)
     changed = magnitude.to(weight.device, dtype)[:, None] * direction / length
     return changed.reshape(weight.shape).to(weight.dtype)

@@ -17,15 +17,18 @@ _TEXT_ENCODER = re.compile(r"(lora_te\d?_|lora_prior_te_|text_encoder|cond_stage
 # Suffixes of LoRA keys. An adapter name may stand after lora_A and lora_B (PEFT's ".default").
 _SUFFIX = re.compile(
     r"(?P<site>.+?)(?:"
-    r"\.lora_(?P<letter>[AB])(?:\.(?!weight$|bias$)\w+)?(?:\.weight)?"
+    r"\.lora_(?P<letter>[AB])(?:(?:\.\w+)?\.weight)?"
     r"|\.lora_(?P<kohya>down|up|mid)\.weight"
     r"|(?P<processor>_lora|\.lora|\.lora_linear_layer)\.(?P<side>down|up)\.weight"
     r"|\.(?P<magnitude>lora_magnitude_vector)(?:\.\w+)*"
     r"|\.(?P<glora>[ab][12])\.weight"
-    r"|\.(?P<other>alpha|dora_scale|reshape_weight|diff|diff_b|set_weight|w_norm|b_norm|oft_blocks|rescale"
+    r"|(?:[._]lora|\.lora_(?:[AB]|down|up))?\.(?P<alpha>alpha)"
+    r"|\.(?P<other>dora_scale|reshape_weight|diff|diff_b|set_weight|w_norm|b_norm|oft_blocks|rescale"
     r"|hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2))"
     r")"
 )
+# What a program of quantised factors puts beside them; without it they are too strong or too weak.
+_FACTOR_SCALE = re.compile(r".+\.lora_(?:[AB]|down|up)\b.*scale.*")
 _PREFIXES = (
     "module.",
     "pipe.",
@@ -65,8 +68,13 @@ def parse(key: str) -> tuple[str, str] | None:
     elif match["magnitude"]:
         part = "magnitude"
     else:
-        part = match["kohya"] or match["side"] or match["glora"] or match["other"]
+        part = match["kohya"] or match["side"] or match["glora"] or match["alpha"] or match["other"]
     return match["site"], part
+
+
+def scales_a_factor(key: str) -> bool:
+    """Whether an unknown key says that a factor has another size than its tensor."""
+    return _FACTOR_SCALE.fullmatch(key) is not None
 
 
 class Finder:
@@ -86,29 +94,30 @@ class Finder:
             site: the layer as the file names it.
             up: the key of its ``up`` factor, whose spelling tells some formats apart.
         """
-        underscored = _UNDERSCORED.fullmatch(site)
-        if underscored:
-            return self._places.get(underscored["name"].replace("_orig_mod_", "")), "kohya"
         name = plain_name(site)
+        if _underscored(site):
+            return self._places.get(name), "kohya"
         original = "temporal_transformer" in name or "attention_blocks" in name
         if original:
             name = diffusers_name(name)
         place = self._places.get(name) or (self._places.get(f"{name}.0") if name.endswith(".to_out") else None)
         return place, _format(site, up, original, place)
 
-    def holder(self, key: str) -> str | None:
-        """Returns the layer of the network that a key of whatever ending lies in, or None."""
-        stem = key
+    def holder(self, key: str) -> tuple[str, str] | None:
+        """Splits a key of whatever ending into the layer of the network that it lies in and the rest; None where it lies in none."""
+        stem = key.rpartition(".")[0]
         while stem:
             place, _ = self.find(stem)
             if place is not None:
-                return place.module
+                return place.module, key.removeprefix(f"{stem}.")
             stem = stem.rpartition(".")[0]
         return None
 
 
 def plain_name(site: str) -> str:
     """Takes off a layer's name the prefixes of programs, of compilation and of diffusers' old attention processors."""
+    if underscored := _underscored(site):
+        return underscored
     site = site.replace("_orig_mod.", "")
     stripped = True
     while stripped:
@@ -117,6 +126,11 @@ def plain_name(site: str) -> str:
             if site.startswith(prefix):
                 site, stripped = site.removeprefix(prefix), True
     return site.replace(".processor.", ".")
+
+
+def _underscored(site: str) -> str:
+    match = _UNDERSCORED.fullmatch(site.replace("_orig_mod_", ""))
+    return match["name"] if match else ""
 
 
 def _format(site: str, up: str, original: bool, place: Place | None) -> str:
@@ -168,24 +182,23 @@ def product_is_zero(down: Tensor, up: Tensor) -> bool:
     return not bool(((down != 0).flatten(1).any(1) & (up != 0).flatten(1).any(0)).any())
 
 
-def is_zero(parts: Mapping[str, Tensor]) -> bool:
-    """Whether an update of another kind changes nothing: a product with a factor, or a difference, that is 0 throughout.
+def zero_parts(parts: Mapping[str, Tensor]) -> set[str]:
+    """Names the parts of one layer's update of another kind that change nothing: differences that are 0 throughout, and all others where
+    every product among them has a factor that is.
 
     Args:
         parts: by the names of :func:`parse`.
     """
-    if {"dora_scale", "magnitude", "rescale", "set_weight"} & parts.keys():
-        return False
-    zero = {part for part, value in parts.items() if not bool((value.float() != 0).any())}
+    empty = {part for part, value in parts.items() if not bool((value.float() != 0).any())}
+    others = parts.keys() - set(DIFFERENCES)
     products = [
         product
-        for kind, groups in _PRODUCTS.items()
-        if any(part.startswith(kind) for part in parts)
-        for product in groups
+        for kind, group in _PRODUCTS.items()
+        if any(part.startswith(kind) for part in others)
+        for product in group
     ]
-    products += [(part,) for part in DIFFERENCES if part in parts]
-    # OFT's alpha is a bound, and a LoKr of two whole factors and a difference have no use for one.
-    unscaled = "oft_blocks" in parts or {"lokr_w1", "lokr_w2"} <= parts.keys() or set(DIFFERENCES) & parts.keys()
-    if "alpha" in zero and not unscaled:
-        return True
-    return bool(products) and all(any(part in zero for part in product) for product in products)
+    # OFT's alpha is a bound, and a LoKr of two whole factors has no use for one.
+    scaled = "alpha" in parts and "oft_blocks" not in parts and not {"lokr_w1", "lokr_w2"} <= parts.keys()
+    zero = bool(products) and all(any(part in empty for part in product) for product in products)
+    zero = (zero or (scaled and "alpha" in empty)) and not {"dora_scale", "rescale", "set_weight"} & others
+    return (others if zero else set()) | (empty & set(DIFFERENCES))

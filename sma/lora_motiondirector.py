@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from .lora_keys import Modules
+from .lora_pieces import is_zero
 from .lora_reading import Reading, fit
 
 # Its paper's code, utils/lora.py: every Linear inside these parts of a transformer block.
@@ -20,7 +21,7 @@ SITES = {
 def read_motiondirector(tensors: Sequence[Tensor], modules: Modules, *, video: int | None = None) -> Reading:
     """Matches MotionDirector's unnamed list [up0, down0, up1, down1, ...] with a text-to-video UNet; its scale is 1.
 
-    Temporal or spatial is told by the number of pairs, and every pair is checked against its layer.
+    Temporal or spatial follows from the number of pairs, and every pair is checked against its layer.
 
     Args:
         modules: name -> weight shape, in the network's module order.
@@ -62,8 +63,9 @@ def read_motiondirector(tensors: Sequence[Tensor], modules: Modules, *, video: i
                 f"video is {video}; this MotionDirector file holds {copies} {kind} LoRAs. Use 0 to {copies - 1}."
             )
         keys = {name: (f"up {name}", f"down {name}") for name in updates}
+        zero = frozenset(key for name, update in updates.items() if is_zero(update) for key in keys[name])
         ranks = sorted({update.rank for update in updates.values()})
-        return Reading(f"MotionDirector {kind}", updates, keys, layers=tuple(updates), ranks=ranks)
+        return Reading(f"MotionDirector {kind}", updates, keys, layers=tuple(updates), zero=zero, ranks=ranks)
     reason = f": {wrong}" if wrong else ""
     raise ValueError(
         f"This MotionDirector file holds {len(pairs)} unnamed pairs and the model has {has} layers for them{reason}. "

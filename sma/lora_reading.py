@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-import torch
 from torch import Tensor
 
 from .layer_names import Place, Rows, ours_of
 from .lora_dora import DoRA
 from .lora_formats import LowRank
-from .lora_keys import Finder, Modules, factor, is_for_text_encoder, number, parse, plain_name
+from .lora_keys import Finder, Modules, factor, is_for_text_encoder, number, parse, plain_name, scales_a_factor
+from .lora_pieces import Piece, is_free, joined
 from .lora_scales import Scales, read_scales
 from .networks.animatediff import diffusers_name
 
@@ -64,7 +64,8 @@ class Reading:
         unmatched: keys that name no layer of the network, or another kind of update.
         misshaped: keys that name a layer and do not fit it.
         text_encoder: keys that are not for the network at all.
-        layers: names of the layers in the file, as far as they can be told; a network of the right kind has these.
+        layers: names of the layers in the file, as far as they can be recognised; a network of the right kind has these.
+        zero: the keys, of those in ``keys``, whose product is 0.
         ranks: that the file's products have.
         alphas: that were taken from the metadata; () where the tensors have them, or nothing has.
         scales: what the metadata says of alphas.
@@ -79,20 +80,10 @@ class Reading:
     misshaped: tuple[MisShaped, ...] = ()
     text_encoder: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
+    zero: frozenset[str] = frozenset()
     ranks: list[int] = field(default_factory=list)
     alphas: tuple[float, ...] = ()
     scales: Scales = field(default_factory=Scales)
-
-
-@dataclass(frozen=True, eq=False)
-class _Piece:
-    """A product in a file: of a whole layer, or of some of its rows where the file's program has the layer in parts."""
-
-    place: Place
-    format: str
-    update: LowRank
-    magnitude: Tensor | None
-    keys: tuple[str, ...]
 
 
 def read_lora(
@@ -100,9 +91,9 @@ def read_lora(
 ) -> Reading:
     """Matches the keys of a LoRA file with the layers of a network.
 
-    Understood: ours and other ``diffusion_model.`` files, diffusers and PEFT with DoRA, kohya and musubi, diffusion-pipe, OneTrainer, and
-    those of AnimateDiff, AnimateDiff-Evolved and AnimateDiff-MotionDirector; every layer under any name of :mod:`sma.layer_names`. Updates
-    of other kinds (LoHa, LoKr, differences, ...) stay unmatched, and are listed apart where their layer is known.
+    Understood: ours and other ``diffusion_model.`` files, diffusers and PEFT with DoRA, kohya, diffusion-pipe, OneTrainer, and those of
+    AnimateDiff, AnimateDiff-Evolved and AnimateDiff-MotionDirector; every layer under any name of :mod:`sma.layer_names`. Updates of other
+    kinds (LoHa, LoKr, differences, ...) stay unmatched, and are listed apart where their layer is known.
 
     The scale of a product is its alpha over its rank; where it has no alpha, what the metadata says, see
     :func:`sma.lora_scales.read_scales`; and 1 where that is silent too, as in all loaders.
@@ -112,82 +103,135 @@ def read_lora(
         metadata: of the file.
 
     Raises:
-        ValueError: damaged metadata, factors of whole numbers, or an alpha of several values.
+        ValueError: damaged metadata, quantised factors, or an alpha of several values.
     """
-    text_encoder = [key for key in tensors if is_for_text_encoder(key)]
+    finder, reader = Finder(modules), _Reader(tensors, modules, read_scales(metadata))
     sites: dict[str, dict[str, str]] = defaultdict(dict)  # layer, as the file names it -> part -> key
-    unmatched: list[str] = []
-    for key in dict.fromkeys(tensors):
-        if not is_for_text_encoder(key):
-            site, part = parse(key) or ("", key)
-            # A second spelling of the same part is an update of its own that nothing can tell from the first.
-            if site and part not in sites[site]:
-                sites[site][part] = key
-            else:
-                unmatched.append(key)
-    finder, scales = Finder(modules), read_scales(metadata)
-    pieces: dict[str, list[_Piece]] = defaultdict(list)
-    others, misshaped, layers, alphas = [], [], [], []
+    for key in tensors:
+        site, part = parse(key) or ("", key)
+        if is_for_text_encoder(key):
+            reader.text_encoder.append(key)
+        # A second spelling of the same part is an update of its own that nothing can tell from the first.
+        elif site and part not in sites[site]:
+            sites[site][part] = key
+        else:
+            reader.add_unknown(key, finder.holder(key))
     for site, keys in sorted(sites.items()):
-        place, format = finder.find(site, keys.get("up", ""))
-        layers.append(_guess(site) if place is None else place.module)
+        reader.add(site, keys, *finder.find(site, keys.get("up", "")))
+    return reader.result()
+
+
+class _Reader:
+    """What has been read of a file so far."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], modules: Modules, scales: Scales) -> None:
+        self.tensors, self.modules, self.scales = tensors, modules, scales
+        self.pieces: dict[str, list[Piece]] = defaultdict(list)
+        self.text_encoder: list[str] = []
+        self.unmatched: list[str] = []
+        self.others: list[OtherUpdate] = []
+        self.misshaped: list[MisShaped] = []
+        self.layers: list[str] = []
+        self.alphas: set[float] = set()
+
+    def add_unknown(self, key: str, holder: tuple[str, str] | None) -> None:
+        """Takes a key of an ending that is unknown; its layer is still worth naming."""
+        if holder and scales_a_factor(key):
+            raise ValueError(f"{key} scales a factor, and its format is not known here. Export the LoRA as float16.")
+        self.unmatched.append(key)
+        # A whole checkpoint has its layers' weights and biases themselves.
+        if holder and holder[1] not in ("weight", "bias"):
+            self.layers.append(holder[0])
+            self.others.append(OtherUpdate(holder[0], (), {holder[1]: key}))
+
+    def add(self, site: str, keys: dict[str, str], place: Place | None, format: str) -> None:
+        """Takes the parts of one layer: those of a product, and what is left as an update of another kind."""
+        self.layers.append(_guess(site) if place is None else place.module)
         if place is None:
-            unmatched += keys.values()
-            continue
-        scale, alpha = _scale(site, keys, tensors, scales, format)
-        alphas += [] if alpha is None else [alpha]
-        magnitude = _magnitude(keys, tensors)
+            self.unmatched += keys.values()
+            return
+        scale = self._scale(site, keys, format)
+        companions = _COMPANIONS & keys.keys()
+        magnitude = self._magnitude(companions, keys)
         left = dict(keys)
-        if {"down", "up"} <= keys.keys() and (magnitude or not _COMPANIONS & keys.keys()):
+        if {"down", "up"} <= keys.keys() and (magnitude or not companions):
             names = ("down", "up", "alpha", *([magnitude] if magnitude else []))
             used = {part: left.pop(part) for part in names if part in left}
-            shape = (
-                sum(end - start for start, end in place.rows) or modules[place.module][0],
-                *modules[place.module][1:],
-            )
-            down, up = (factor(tensors[keys[part]], keys[part]) for part in ("down", "up"))
-            update, wrong = fit(down, up, scale, shape, (keys["down"], keys["up"]))
-            lengths = tensors[keys[magnitude]].flatten() if magnitude else None
-            if wrong is None and lengths is not None and len(lengths) != shape[0]:
-                wrong = MisShaped(keys[magnitude], tuple(tensors[keys[magnitude]].shape), shape)
-            if wrong is not None:
-                misshaped.append(wrong)
-            elif _is_free(place, pieces[place.module], lengths is not None):
-                pieces[place.module].append(_Piece(place, format, update, lengths, tuple(used.values())))
-            else:
-                unmatched += used.values()
+            self._add_product(place, format, used, scale, magnitude)
         if left:
-            unmatched += left.values()
-            others.append(OtherUpdate(place.module, place.rows, left, scale if "alpha" not in left else 1.0))
-    updates, doras, keys_of = {}, {}, {}
-    for module in modules:
-        if not pieces[module]:
-            continue
-        update, magnitude = _joined(pieces[module], modules[module])
-        keys_of[module] = tuple(key for piece in pieces[module] for key in piece.keys)
-        if magnitude is None:
-            updates[module] = update
-        elif len(magnitude) == modules[module][0]:
-            doras[module] = DoRA(update, magnitude)
+            self.unmatched += left.values()
+            self.others.append(OtherUpdate(place.module, place.rows, left, 1.0 if "alpha" in left else scale))
+
+    def _scale(self, site: str, keys: Mapping[str, str], format: str) -> float:
+        first = next((keys[part] for part in ("down", "hada_w1_b", "lokr_w2_b", "lokr_w1_b") if part in keys), None)
+        rank = len(self.tensors[first]) if first and self.tensors[first].ndim else 0
+        if "alpha" in keys:
+            alpha = number(self.tensors[keys["alpha"]], keys["alpha"])
+            return alpha / rank if rank else 1.0
+        name = plain_name(site)
+        scale = self.scales.scale_of(name, rank, kohya=format == "kohya")
+        if scale is None:
+            return 1.0
+        self.alphas.add(self.scales.alpha_of(name))
+        return scale
+
+    def _magnitude(self, companions: set[str], keys: Mapping[str, str]) -> str | None:
+        """The part that holds a norm per output, as PEFT has it, if nothing else stands beside the product."""
+        if companions == {"magnitude"}:
+            return "magnitude"
+        # Hosts read LyCORIS' form, [out, 1] or [1, in]. A vector can only be meant as PEFT's.
+        vector = companions == {"dora_scale"} and self.tensors[keys["dora_scale"]].ndim == 1
+        return "dora_scale" if vector else None
+
+    def _add_product(
+        self, place: Place, format: str, keys: dict[str, str], scale: float, magnitude: str | None
+    ) -> None:
+        outputs, *inputs = self.modules[place.module]
+        shape = (sum(end - start for start, end in place.rows) or outputs, *inputs)
+        down, up = (factor(self.tensors[keys[part]], keys[part]) for part in ("down", "up"))
+        update, wrong = fit(down, up, scale, shape, (keys["down"], keys["up"]))
+        norms = self.tensors[keys[magnitude]] if magnitude else None
+        if wrong is None and norms is not None and norms.numel() != shape[0]:
+            wrong = MisShaped(keys[magnitude], tuple(norms.shape), shape)
+        if wrong is not None:
+            self.misshaped.append(wrong)
+        elif is_free(place, self.pieces[place.module], norms is not None):
+            norms = None if norms is None else norms.flatten()
+            self.pieces[place.module].append(Piece(place, format, update, norms, tuple(keys.values())))
         else:
-            # Of the other rows no norm is known.
-            unmatched += keys_of.pop(module)
-    all_pieces = [piece for module in keys_of for piece in pieces[module]]
-    formats = Counter(piece.format for piece in all_pieces)
-    return Reading(
-        formats.most_common(1)[0][0] if formats else "unknown",
-        updates,
-        keys_of,
-        doras,
-        tuple(others),
-        tuple(sorted(unmatched)),
-        tuple(misshaped),
-        tuple(text_encoder),
-        tuple(layers),
-        sorted({piece.update.rank for piece in all_pieces}),
-        tuple(sorted(set(alphas))),
-        scales,
-    )
+            self.unmatched += keys.values()
+
+    def result(self) -> Reading:
+        updates, doras, keys = {}, {}, {}
+        for module in self.modules:
+            if not self.pieces[module]:
+                continue
+            update, magnitude = joined(self.pieces[module], self.modules[module])
+            keys[module] = tuple(key for piece in self.pieces[module] for key in piece.keys)
+            if magnitude is None:
+                updates[module] = update
+            elif len(magnitude) == self.modules[module][0]:
+                doras[module] = DoRA(update, magnitude)
+            else:
+                # Of the other rows no norm is known.
+                self.unmatched += keys.pop(module)
+        pieces = [piece for module in keys for piece in self.pieces[module]]
+        formats = Counter(piece.format for piece in pieces)
+        return Reading(
+            format=formats.most_common(1)[0][0] if formats else "unknown",
+            updates=updates,
+            keys=keys,
+            doras=doras,
+            others=tuple(self.others),
+            unmatched=tuple(sorted(self.unmatched)),
+            misshaped=tuple(self.misshaped),
+            text_encoder=tuple(self.text_encoder),
+            layers=tuple(self.layers),
+            zero=frozenset(key for piece in pieces if piece.is_zero for key in piece.keys),
+            ranks=sorted({piece.update.rank for piece in pieces}),
+            alphas=tuple(sorted(self.alphas)),
+            scales=self.scales,
+        )
 
 
 def fit(
@@ -203,70 +247,7 @@ def fit(
 
 
 def _guess(site: str) -> str:
-    """What a layer that the network lacks is called in a network of the right kind, as far as that can be told."""
+    """What a layer that the network lacks is called in a network of the right kind, as far as that can be recognised."""
     name = diffusers_name(plain_name(site))
     candidates = ours_of(name)
     return candidates[0] if len(candidates) == 1 else name
-
-
-def _scale(
-    site: str, keys: Mapping[str, str], tensors: Mapping[str, Tensor], scales: Scales, format: str
-) -> tuple[float, float | None]:
-    """The scale of a layer's update, and the alpha that it comes from if that is of the metadata."""
-    down = next((tensors[keys[part]] for part in ("down", "hada_w1_b", "lokr_w2_b", "lokr_w1_b") if part in keys), None)
-    rank = 0 if down is None or down.ndim == 0 else len(down)
-    if "alpha" in keys:
-        alpha = number(tensors[keys["alpha"]], keys["alpha"])
-        return (alpha / rank if rank else 1.0), None
-    name = plain_name(site)
-    scale = scales.scale_of(name, rank, kohya=format == "kohya")
-    return (1.0, None) if scale is None else (scale, scales.alpha_of(name))
-
-
-def _magnitude(keys: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str | None:
-    """The part that holds a norm per output, as PEFT has it, if nothing else stands beside the product."""
-    found = _COMPANIONS & keys.keys()
-    if found == {"magnitude"}:
-        return "magnitude"
-    # Hosts read LyCORIS' form, [out, 1] or [1, in]. A vector can only be meant as PEFT's.
-    return "dora_scale" if found == {"dora_scale"} and tensors[keys["dora_scale"]].ndim == 1 else None
-
-
-def _is_free(place: Place, taken: Sequence[_Piece], dora: bool) -> bool:
-    """Whether a product may join those of its layer: on other rows, and with magnitudes where they have them."""
-    return all(
-        (piece.magnitude is not None) == dora
-        and place.rows
-        and piece.place.rows
-        and all(end <= first or last <= start for first, last in piece.place.rows for start, end in place.rows)
-        for piece in taken
-    )
-
-
-def _joined(pieces: Sequence[_Piece], shape: Sequence[int]) -> tuple[LowRank, Tensor | None]:
-    """One update of a layer out of the products of its rows, and the magnitudes of those rows.
-
-    Products that share their ``down``, as where a program split a fused layer's update, keep their rank; others get a block each in a
-    larger rank.
-    """
-    if len(pieces) == 1 and not pieces[0].place.rows:
-        return pieces[0].update, pieces[0].magnitude
-    first = pieces[0].update
-    alike = all(piece.update.scale == first.scale for piece in pieces)
-    shared = alike and all(torch.equal(piece.update.down, first.down) for piece in pieces)
-    downs = [first.down] if shared else [piece.update.down for piece in pieces]
-    dtype = first.up.dtype if alike else torch.promote_types(first.up.dtype, torch.float32)
-    up = torch.zeros(shape[0], sum(map(len, downs)), *first.up.shape[2:], dtype=dtype)
-    column = 0
-    magnitudes = {}
-    for piece in pieces:
-        update, row = piece.update, 0
-        for start, end in piece.place.rows:
-            rows = update.up[row : row + end - start].to(dtype)
-            up[start:end, column : column + update.rank] = rows if alike else rows * update.scale
-            if piece.magnitude is not None:
-                magnitudes[start] = piece.magnitude[row : row + end - start]
-            row += end - start
-        column += 0 if shared else update.rank
-    joined = LowRank(torch.cat(downs), up, first.scale if alike else 1.0)
-    return joined, torch.cat([magnitudes[start] for start in sorted(magnitudes)]) if magnitudes else None

@@ -23,36 +23,46 @@ class Scales:
 
     Attributes:
         source: where they come from, for a report; "" where the metadata has none.
-        alpha: of all layers but those in ``patterns``.
-        patterns: PEFT's alpha_pattern, regular expressions of layer names -> alpha.
+        alpha: of all layers but those in ``alphas``.
+        alphas: PEFT's alpha_pattern, regular expressions of layer names -> alpha.
+        rank, ranks: PEFT's, of layers whose tensors do not show theirs (LoKr of whole factors).
         stabilised: rank-stabilised (arXiv 2312.03732): the scale is alpha / sqrt(r) and not alpha / r.
         kohya: they belong to layers with kohya's names only.
     """
 
     source: str = ""
     alpha: float = 0.0
-    patterns: Mapping[str, float] = field(default_factory=dict)
+    alphas: Mapping[str, float] = field(default_factory=dict)
+    rank: float = 0.0
+    ranks: Mapping[str, float] = field(default_factory=dict)
     stabilised: bool = False
     kohya: bool = False
 
     def alpha_of(self, name: str) -> float:
         """The alpha of a layer, by the name that the training program has for it."""
-        for pattern, alpha in self.patterns.items():
-            # PEFT's own rule, peft.utils.get_pattern_key.
-            if re.match(rf"(.*\.)?({pattern})$", name):
-                return alpha
-        return self.alpha
+        return _by_pattern(self.alphas, name, self.alpha)
 
     def scale_of(self, name: str, rank: int, *, kohya: bool) -> float | None:
         """The scale of a layer's update, or None where the metadata is not about it.
 
         Args:
+            rank: of the layer's factors, 0 where they do not show it.
             kohya: the layer has kohya's keys. A file that was converted from them often keeps their metadata though its factors hold the
                 alpha by then (musubi-tuner's ``convert_lora.py``).
         """
-        if not self.source or self.kohya != kohya or not rank:
+        rank = rank or _by_pattern(self.ranks, name, self.rank)
+        if not self.source or self.kohya != kohya or rank <= 0:
             return None
         return self.alpha_of(name) / (math.sqrt(rank) if self.stabilised else rank)
+
+
+def _by_pattern(values: Mapping[str, float], name: str, otherwise: float) -> float:
+    """PEFT's own rule, ``peft.utils.get_pattern_key``."""
+    return next((value for key, value in values.items() if re.match(_whole(key), name)), otherwise)
+
+
+def _whole(pattern: str) -> str:
+    return rf"(.*\.)?({pattern})$"
 
 
 def read_scales(metadata: Mapping[str, object]) -> Scales:
@@ -79,27 +89,33 @@ def read_scales(metadata: Mapping[str, object]) -> Scales:
 
 
 def _of_peft(settings: Mapping[str, Any], alpha: object, source: str, key: str) -> Scales:
-    patterns = settings.get("alpha_pattern") or {}
-    if not isinstance(patterns, Mapping):
-        raise ValueError(_damaged(key, f"its alpha_pattern is {patterns!r}"))
-    for pattern in patterns:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ValueError(_damaged(key, f"{pattern!r} is no regular expression")) from error
     return Scales(
         source,
         _number(alpha, key),
-        {pattern: _number(value, key) for pattern, value in patterns.items()},
+        _patterns(settings, "alpha_pattern", key),
+        _number(settings.get("r") or 0, key),
+        _patterns(settings, "rank_pattern", key),
         bool(settings.get("use_rslora")),
     )
+
+
+def _patterns(settings: Mapping[str, Any], name: str, key: str) -> dict[str, float]:
+    patterns = settings.get(name) or {}
+    if not isinstance(patterns, Mapping):
+        raise ValueError(_damaged(key, f"its {name} is {patterns!r}"))
+    for pattern in patterns:
+        try:
+            re.compile(_whole(pattern))
+        except re.error as error:
+            raise ValueError(_damaged(key, f"{pattern!r} is not a regular expression")) from error
+    return {pattern: _number(value, key) for pattern, value in patterns.items()}
 
 
 def _settings(value: object, key: str) -> Mapping[str, Any]:
     try:
         settings = json.loads(value) if isinstance(value, str) else value
     except json.JSONDecodeError as error:
-        raise ValueError(_damaged(key, "it is no JSON")) from error
+        raise ValueError(_damaged(key, "it is not JSON")) from error
     if not isinstance(settings, Mapping):
         raise ValueError(_damaged(key, f"it holds a {type(settings).__name__}"))
     return settings
@@ -108,10 +124,10 @@ def _settings(value: object, key: str) -> Mapping[str, Any]:
 def _number(value: object, key: str) -> float:
     try:
         number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
-        raise ValueError(_damaged(key, f"its alpha is {value!r}")) from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(_damaged(key, f"{value!r} is not a number")) from error
     if not math.isfinite(number):
-        raise ValueError(_damaged(key, f"its alpha is {number}"))
+        raise ValueError(_damaged(key, f"it holds {number}"))
     return number
 
 

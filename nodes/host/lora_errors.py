@@ -42,7 +42,9 @@ def other_model(model: Any, lora: LoRASource, reading: Reading) -> str:
     if not reading.layers and reading.text_encoder and not reading.unmatched:
         return f"{lora.name} has keys for a text encoder only ({reading.text_encoder[0]}, ...). Use core's Load LoRA with the CLIP."
     if not reading.layers:
-        return f"{lora.name} is no LoRA: its keys are like {[*reading.unmatched, '(none)'][0]!r}. Choose a LoRA file."
+        return (
+            f"{lora.name} is not a LoRA: its keys are like {[*reading.unmatched, '(none)'][0]!r}. Choose a LoRA file."
+        )
     made_for = str(lora.metadata.get("base_model") or "")
     family = family_of_layers(reading.layers)
     layer = reading.layers[0]

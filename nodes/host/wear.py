@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...sma.lora import LoRALayer, is_adaptable
 from ...sma.lora_formats import PREFIX, LowRank
-from ...sma.lora_keys import factor, is_finite, product_is_zero
+from ...sma.lora_keys import factor, is_finite
 from ...sma.lora_motiondirector import read_motiondirector
 from ...sma.lora_reading import Reading, read_lora
 from ...sma.lora_scales import PEFT_CONFIG
@@ -104,7 +104,7 @@ def wear(
     uncalled = _computed_uncalled(network)
     bypass = apply == BYPASS or (apply == AUTO and (quantised or not where.everywhere))
 
-    zero = {name for name, update in reading.updates.items() if _is_zero(update)}
+    zero = {name for name, keys in reading.keys.items() if reading.zero.issuperset(keys)}
     layers: dict[str, LoRALayer] = {}
     patches: dict[Any, Any] = {
         f"{PREFIX}{name}.weight": MagnitudeAdapter.of(dora) for name, dora in reading.doras.items()
@@ -130,8 +130,9 @@ def wear(
     added = {target_of(key) for table in tables for key in worn.add_patches(table, strength)}
     fate = _Fate()
     for name, keys in reading.keys.items():
-        done = name in layers or f"{PREFIX}{name}.weight" in added
-        (fate.zero if name in zero else fate.applied if done else fate.unknown).extend(keys)
+        done = name in layers or name in zero or f"{PREFIX}{name}.weight" in added
+        for key in keys:
+            (fate.unknown if not done else fate.zero if key in reading.zero else fate.applied).append(key)
     for key, target in foreign.targets.items():
         (fate.unknown if target not in added else fate.zero if key in foreign.zero else fate.applied).append(key)
     if not fate.applied and not fate.zero:
@@ -140,7 +141,7 @@ def wear(
         warn(
             f"{lora.name} changes nothing: all the updates in its {len(fate.zero)} keys are 0. Train it longer, or use another file."
         )
-        return model, _report(reading, fate, "not worn", where)
+        return model, _report(reading, fate, "not worn", Range())
     if layers:
         WornLoRA(layers).put_on(worn, where)
     how = "bypassed" if layers else "patched"
@@ -249,7 +250,3 @@ def _adapter(update: LowRank) -> comfy.weight_adapter.LoRAAdapter:
 
 def _is_finite(update: LowRank) -> bool:
     return is_finite(update.down) and is_finite(update.up) and math.isfinite(update.scale)
-
-
-def _is_zero(update: LowRank) -> bool:
-    return update.scale == 0.0 or product_is_zero(update.down, update.up)

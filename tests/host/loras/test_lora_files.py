@@ -9,7 +9,7 @@ import re
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 
 def distance(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -156,3 +156,44 @@ def test_a_file_written_anew_is_loaded_anew(unet, lora_folder):
     os.utime(path, (1, 1))
     assert node.fingerprint_inputs(source=source) != first
     assert path.name in unet.host.module("nodes.host.paths").saved_loras()
+
+
+def test_an_alpha_of_the_files_metadata_is_applied_and_told(wan, lora_folder):
+    """Core applies such a file twice too strong."""
+    lora = {key: value for key, value in wan.lora().items() if not key.endswith(".alpha")}
+    halved = {key: value / 2 if key.endswith("lora_B.weight") else value for key, value in lora.items()}
+    metadata = {"format": "pt", "lora_adapter_metadata": json.dumps({"transformer.r": 4, "transformer.lora_alpha": 2})}
+    save_file(lora, lora_folder / "alpha_2.safetensors", metadata)
+    for apply, how in (("patch weights", "patched"), ("bypass", "bypassed")):
+        worn = wan.predict(wan.wear("alpha_2.safetensors", apply=apply))
+        assert wan.said[-1] == (
+            f"{len(lora)} of {len(lora)} keys applied (ComfyUI format, rank 4, alpha 2 from the file's metadata, {how})"
+        )
+        assert distance(worn, wan.predict(wan.wear(halved, apply=apply))) <= 1e-5
+    (core,) = wan.host.call("LoraLoaderModelOnly", model=wan.model, lora_name="alpha_2.safetensors", strength_model=1.0)
+    assert distance(wan.predict(core), wan.predict(wan.wear(lora))) <= 1e-5
+    assert distance(worn, wan.predict(core)) > 1e-3
+
+
+def test_pefts_settings_beside_its_file_are_read_and_no_others(wan, lora_folder):
+    lora = {key: value for key, value in wan.lora().items() if not key.endswith(".alpha")}
+    folder = lora_folder / "peft"
+    folder.mkdir()
+    save_file(lora, folder / "adapter_model.safetensors")
+    save_file(lora, folder / "other.safetensors")
+    count = f"{len(lora)} of {len(lora)} keys applied (ComfyUI format, rank 4, "
+    wan.wear("peft/adapter_model.safetensors")
+    assert wan.said[-1] == f"{count}patched)"
+    (folder / "adapter_config.json").write_text(json.dumps({"lora_alpha": 8, "r": 4, "use_rslora": True}))
+    worn = wan.predict(wan.wear("peft/adapter_model.safetensors"))
+    assert wan.said[-1] == f"{count}alpha 8 from adapter_config.json, rank-stabilised, patched)"
+    assert distance(worn, wan.predict(wan.wear(lora, strength=4.0))) <= 1e-4
+    wan.wear("peft/other.safetensors")
+    assert wan.said[-1] == f"{count}patched)"
+    # A link to elsewhere is not followed.
+    (folder / "adapter_config.json").unlink()
+    outside = lora_folder.parent / "adapter_config.json"
+    outside.write_text(json.dumps({"lora_alpha": 8}))
+    (folder / "adapter_config.json").symlink_to(outside)
+    wan.wear("peft/adapter_model.safetensors")
+    assert wan.said[-1] == f"{count}patched)"
