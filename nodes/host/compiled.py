@@ -10,6 +10,11 @@ import torch
 from torch import nn
 
 
+def original(module: nn.Module) -> nn.Module:
+    """The module that torch.compile wrapped, or the one given."""
+    return getattr(module, "_orig_mod", module)
+
+
 @contextlib.contextmanager
 def uncompiled(network: nn.Module) -> Iterator[None]:
     """Runs a network of the host past torch.compile; what was compiled serves again afterwards.
