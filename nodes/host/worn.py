@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import math
-import uuid
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +24,7 @@ from . import worn_layers
 from .compiled import original
 
 _RANGES = "spectral_motion_ranges"
+_living: weakref.WeakValueDictionary[int, WornLoRA] = weakref.WeakValueDictionary()
 
 
 @dataclass(frozen=True)
@@ -117,11 +118,15 @@ class _OnNetwork:
 
 @dataclass(eq=False)
 class _WornUpdate:
-    """One layer's part of a LoRA; ``layer`` holds its values where the network is computed."""
+    """One layer's part of a LoRA: ``scale`` times what ``layer`` answers, which holds the values where the network is computed.
+
+    Compiled code takes a number of an object like this as an input from its second value on; one of a module it has made anew each time.
+    """
 
     name: str
     module: weakref.ref[nn.Module]
     layer: LoRALayer
+    scale: float
     state: _OnNetwork
 
     def add_to(self, output: Tensor, args: tuple, kwargs: Mapping[str, Any]) -> Tensor:
@@ -129,6 +134,8 @@ class _WornUpdate:
             return output
         x = input_of(self.name, args, kwargs, "Set apply to patch weights.")
         update = self.layer(x)
+        if self.scale != 1.0:
+            update = update * self.scale
         if update.shape != output.shape:
             raise ValueError(
                 f"{self.name} answers {list(output.shape)} where its settings give {list(update.shape)}, so it cannot be bypassed. "
@@ -148,8 +155,12 @@ class WornLoRA:
     """
 
     def __init__(self, layers: Mapping[str, LoRALayer]) -> None:
-        self.key = f"spectral_motion_lora_{uuid.uuid4().hex}"
-        self._layers = dict(layers)
+        # Compiled code asks for the key. One that is free again, and not a new one, saves making it anew for every LoRA that is tried.
+        number = next(number for number in itertools.count() if number not in _living)
+        _living[number] = self
+        self.key = f"spectral_motion_lora_{number}"
+        self._scales = {name: layer.scale for name, layer in layers.items()}
+        self._layers = {name: _unscaled(layer) for name, layer in layers.items()}
         self._placed: dict[torch.device, dict[str, LoRALayer]] = {}
         self._networks: weakref.WeakKeyDictionary[nn.Module, _OnNetwork] = weakref.WeakKeyDictionary()
 
@@ -183,7 +194,7 @@ class WornLoRA:
             return
         for name, layer in self._layers_on(patcher.load_device).items():
             module = original(model.diffusion_model.get_submodule(name))
-            state.updates.append(_WornUpdate(name, weakref.ref(module), layer, state))
+            state.updates.append(_WornUpdate(name, weakref.ref(module), layer, self._scales[name], state))
             worn_layers.put_on(module, state.updates[-1])
 
     def _eject(self, patcher: Any) -> None:
@@ -208,6 +219,12 @@ class WornLoRA:
                     name: copy.deepcopy(layer).to(device) for name, layer in self._layers.items()
                 }
         return self._placed[device]
+
+
+def _unscaled(layer: LoRALayer) -> LoRALayer:
+    plain = copy.copy(layer)
+    plain.scale = 1.0
+    return plain
 
 
 def _apply_in_ranges(
