@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .host import paths
+from .host.moved import watch
 from .host.report import Report
 from .host.wear import AUTO, BYPASS, PATCH, LoRASource, read_source, wear
 from .host.worn import Range, latent_range
@@ -137,5 +138,6 @@ class LoadMotionLoRA(io.ComfyNode):
         ratio = getattr(model.get_model_object("latent_format"), "temporal_downscale_ratio", 1)
         where = Range(start_percent, end_percent, *latent_range(first_frame, last_frame, ratio))
         worn, applied = wear(model, lora, strength=strength, apply=apply, where=where)
+        watch(model, worn, report)
         report.tell(applied)
         return io.NodeOutput(worn, ui=report.ui())

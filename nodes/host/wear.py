@@ -18,6 +18,7 @@ from ...sma.lora import LoRALayer, is_adaptable
 from ...sma.lora_formats import PREFIX, LowRank
 from ...sma.lora_reading import Reading, read_lora, read_motiondirector
 from ...sma.roles import family_of, family_of_layers
+from .compiled import compiled_parts, looks_inside
 from .weights import SAFETENSORS_SUFFIXES, named_tensors, read_metadata, read_pickle, read_weights
 from .worn import Range, WornLoRA
 
@@ -56,6 +57,7 @@ def read_source(path: Path) -> LoRASource:
     return LoRASource(path.name, named_tensors(content, path.name), {})
 
 
+@looks_inside
 def wear(model: Any, lora: LoRASource, *, strength: float, apply: str, where: Range) -> tuple[Any, str]:
     """A clone of a MODEL that wears a LoRA, and a line about what was applied.
 
@@ -85,9 +87,9 @@ def wear(model: Any, lora: LoRASource, *, strength: float, apply: str, where: Ra
         raise ValueError(
             f"{lora.name} holds NaN or infinite values in {len(broken)} layers, for example {broken[0]}. Its training failed; use another."
         )
-    quantised = any(_is_quantised(targets[name]) for name in reading.updates)
+    unpatchable = compiled_parts(model) or any(_is_quantised(targets[name]) for name in reading.updates)
     uncalled = _computed_uncalled(network)
-    bypass = apply == BYPASS or (apply == AUTO and (quantised or not where.everywhere))
+    bypass = apply == BYPASS or (apply == AUTO and (unpatchable or not where.everywhere))
 
     layers: dict[str, LoRALayer] = {}
     patches: dict[Any, Any] = {}
@@ -103,6 +105,11 @@ def wear(model: Any, lora: LoRASource, *, strength: float, apply: str, where: Ra
         raise ValueError(
             f"{lora.name} holds {sum(map(len, tables))} updates that can only be patched, for example {_target(next(iter(tables[0])))}, "
             "and no range can limit those. Wear it everywhere."
+        )
+    if hidden := [_target(key) for table in tables for key in table if _target(key).startswith(compiled_parts(model))]:
+        raise ValueError(
+            f"{hidden[0]} is in a compiled part of this MODEL, where ComfyUI patches no weights. "
+            "Set apply to auto or bypass."
         )
     worn = model.clone()
     # A clone of a loaded MODEL claims to be injected. The host would then put what is added here on a network that the other is using.

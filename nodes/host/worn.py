@@ -128,10 +128,12 @@ class _WornUpdate:
     layer: LoRALayer
     scale: float
     state: _OnNetwork
+    ran: bool = False
 
     def add_to(self, output: Tensor, args: tuple, kwargs: Mapping[str, Any]) -> Tensor:
         if not self.state.in_use():
             return output
+        self.ran = True
         x = input_of(self.name, args, kwargs, "Set apply to patch weights.")
         update = self.layer(x)
         if self.scale != 1.0:
@@ -185,6 +187,29 @@ class WornLoRA:
             yield
         finally:
             state.on = before
+
+    def begin(self, model: nn.Module) -> None:
+        """Forgets which layers were called on a network; a sampling with it begins."""
+        for update in self._updates(model):
+            update.ran = False
+
+    def is_on(self, model: nn.Module) -> bool:
+        """Whether this LoRA has a part in calls of a network at this moment; one that never got onto it should have."""
+        state = self._networks.get(model)
+        return state is None or state.on
+
+    def uncalled(self, model: nn.Module) -> list[str]:
+        """Layers that no call of a network has come to since its sampling began, by name."""
+        called = {update.name for update in self._updates(model) if update.ran}
+        return [name for name in self._layers if name not in called]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        return tuple(self._layers)
+
+    def _updates(self, model: nn.Module) -> list[_WornUpdate]:
+        state = self._networks.get(model)
+        return [] if state is None else state.updates
 
     def _inject(self, patcher: Any) -> None:
         model = patcher.model
