@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import itertools
 import math
+import uuid
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,11 +20,10 @@ from comfy.patcher_extension import PatcherInjection, WrappersMP
 from torch import Tensor, nn
 
 from ...sma.lora_layers import LoRALayer, input_of
-from . import worn_layers
+from . import network_user, worn_layers
 from .compiled import original
 
 _RANGES = "spectral_motion_ranges"
-_living: weakref.WeakValueDictionary[int, WornLoRA] = weakref.WeakValueDictionary()
 
 
 @dataclass(frozen=True)
@@ -94,26 +93,22 @@ class _OnNetwork:
 
     Attributes:
         key: of the LoRA, among the injections of MODELs that wear it.
-        model: what the host calls a model, around the network.
         updates: of its layers.
         on: whether they do anything now.
+        used: whether the network is used by a MODEL that wears it, or by none. The host may put injections of a MODEL on a network that is
+            in use by another one (stale clones).
         owners: ids of the patchers that put them on; a clone made of a loaded MODEL claims to have done so, and when it is dropped the
             host ejects in its name.
     """
 
     key: str
-    model: weakref.ref[nn.Module]
     updates: list[_WornUpdate] = field(default_factory=list)
     on: bool = True
+    used: bool = True
     owners: set[int] = field(default_factory=set)
 
-    def in_use(self) -> bool:
-        """Compiled code asks for all that is read here again before every call."""
-        if not self.on:
-            return False
-        # The host may put injections of a MODEL on a network that is in use by another one (stale clones).
-        user = getattr(self.model(), "current_patcher", None)
-        return user is None or self.key in user.injections
+    def hear(self, user: Any) -> None:
+        self.used = user is None or self.key in user.injections
 
 
 @dataclass(eq=False)
@@ -131,7 +126,8 @@ class _WornUpdate:
     ran: bool = False
 
     def add_to(self, output: Tensor, args: tuple, kwargs: Mapping[str, Any]) -> Tensor:
-        if not self.state.in_use():
+        # Compiled code asks for both again before every call.
+        if not (self.state.on and self.state.used):
             return output
         self.ran = True
         x = input_of(self.name, args, kwargs, "Set apply to patch weights.")
@@ -157,10 +153,7 @@ class WornLoRA:
     """
 
     def __init__(self, layers: Mapping[str, LoRALayer]) -> None:
-        # Compiled code asks for the key. One that is free again, and not a new one, saves making it anew for every LoRA that is tried.
-        number = next(number for number in itertools.count() if number not in _living)
-        _living[number] = self
-        self.key = f"spectral_motion_lora_{number}"
+        self.key = f"spectral_motion_lora_{uuid.uuid4().hex}"
         self._scales = {name: layer.scale for name, layer in layers.items()}
         self._layers = {name: _unscaled(layer) for name, layer in layers.items()}
         self._placed: dict[torch.device, dict[str, LoRALayer]] = {}
@@ -213,10 +206,11 @@ class WornLoRA:
 
     def _inject(self, patcher: Any) -> None:
         model = patcher.model
-        state = self._networks.setdefault(model, _OnNetwork(self.key, weakref.ref(model)))
+        state = self._networks.setdefault(model, _OnNetwork(self.key))
         state.owners.add(id(patcher))
         if state.updates:
             return
+        network_user.follow(model, state.hear)
         for name, layer in self._layers_on(patcher.load_device).items():
             module = original(model.diffusion_model.get_submodule(name))
             state.updates.append(_WornUpdate(name, weakref.ref(module), layer, self._scales[name], state))
@@ -227,6 +221,7 @@ class WornLoRA:
         if state is not None:
             state.owners.discard(id(patcher))
             if not state.owners:
+                network_user.unfollow(patcher.model, state.hear)
                 for update in state.updates:
                     if (module := update.module()) is not None:
                         worn_layers.take_off(module, update)
