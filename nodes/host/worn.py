@@ -235,9 +235,7 @@ class WornLoRA:
         if device not in self._placed:
             # Not inside the host's inference mode: a training through this MODEL saves these values for backward.
             with torch.inference_mode(False):
-                self._placed[device] = {
-                    name: copy.deepcopy(layer).to(device) for name, layer in self._layers.items()
-                }
+                self._placed[device] = {name: copy.deepcopy(layer).to(device) for name, layer in self._layers.items()}
         return self._placed[device]
 
 

@@ -121,11 +121,10 @@ class Case:
 
     def hooks(self) -> list[str]:
         """Modules of the model that wear something of ours. (The host's own bypass leaves a ``forward`` on modules, which is not ours.)"""
-        ours = self.host.module("nodes.host.worn_layers").__name__
         found = []
         for name, module in self.model.model.named_modules():
-            left = any("spectral" in key or "worn" in key for key in vars(module))
-            if left or type(module).__module__ == ours or module._forward_hooks or module._forward_pre_hooks:
+            left = any("spectral" in key for key in (*vars(module), *vars(type(module))))
+            if left or module._forward_hooks or module._forward_pre_hooks:
                 found.append(name)
         return found
 
