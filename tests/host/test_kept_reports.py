@@ -221,7 +221,7 @@ def test_a_report_holds_every_line_and_every_warning_once(host, said, caplog):
         report.warn("too small")
         report.warn("too small")
     assert report.ui() == {"report": ["done"], "warnings": ["too small"], "report_id": [report.id]}
-    assert report.ui({"text": ("a",)}) == {"text": ("a",), "report": ["done"], "warnings": ["too small"]}
+    assert report.ui({"text": ("a",)}) == {"text": ("a",), **report.ui()}
     assert said == ["step 1", "done", "too small"]
     assert [(record.levelname, record.message) for record in caplog.records] == [
         ("INFO", "done"),
