@@ -19,7 +19,8 @@ class LoadMotionLoRA(io.ComfyNode):
             display_name="Load Motion LoRA",
             category="Spectral Motion/make",
             description="Puts a motion LoRA on a MODEL and says how many of its keys were applied. Reads ours, diffusers, kohya, "
-            "AnimateDiff and MotionDirector files, and refuses one that was made for another model. Several stack.",
+            "AnimateDiff and MotionDirector files, and refuses one that was made for another model. Several stack. Warns when the first "
+            "step shows that a part of it changed nothing.",
             search_aliases=["load lora", "wear lora", "apply lora", "motiondirector", "animatediff motion lora"],
             inputs=[
                 io.Model.Input("model", tooltip="The model the LoRA was trained on, or another one of its kind."),
@@ -88,8 +89,8 @@ class LoadMotionLoRA(io.ComfyNode):
                     default=AUTO,
                     advanced=True,
                     tooltip="patch weights: merged into the weights, no cost per step. bypass: computed beside the layers, exactly as in "
-                    "training; right for fp8 and int8 weights. auto: bypass where a range or quantised weights need it. Layers that ComfyUI "
-                    "computes without calling them are patched.",
+                    "training; right for fp8 and int8 weights, before and behind TorchCompileModel. auto: bypass where a range, quantised "
+                    "weights or compiled blocks need it. Layers that ComfyUI computes without calling them are patched.",
                 ),
             ],
             outputs=[

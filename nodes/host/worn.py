@@ -11,7 +11,7 @@ import math
 import uuid
 import weakref
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
@@ -19,9 +19,10 @@ import torch
 from comfy.patcher_extension import PatcherInjection, WrappersMP
 from torch import Tensor, nn
 
-from ...sma.lora_layers import LoRALayer, input_of
-from . import network_user, worn_layers
+from ...sma.lora_layers import LoRALayer
+from . import network_user
 from .compiled import original
+from .worn_layers import OnNetwork, WornUpdate, put_on, take_off
 
 _RANGES = "spectral_motion_ranges"
 
@@ -87,66 +88,11 @@ def latent_range(first: int, last: int, ratio: int) -> tuple[int, int | None]:
     return low, high
 
 
-@dataclass(eq=False)
-class _OnNetwork:
-    """One LoRA on one network.
-
-    Attributes:
-        key: of the LoRA, among the injections of MODELs that wear it.
-        updates: of its layers.
-        on: whether they do anything now.
-        used: whether the network is used by a MODEL that wears it, or by none. The host may put injections of a MODEL on a network that is
-            in use by another one (stale clones).
-        owners: ids of the patchers that put them on; a clone made of a loaded MODEL claims to have done so, and when it is dropped the
-            host ejects in its name.
-    """
-
-    key: str
-    updates: list[_WornUpdate] = field(default_factory=list)
-    on: bool = True
-    used: bool = True
-    owners: set[int] = field(default_factory=set)
-
-    def hear(self, user: Any) -> None:
-        self.used = user is None or self.key in user.injections
-
-
-@dataclass(eq=False)
-class _WornUpdate:
-    """One layer's part of a LoRA: ``scale`` times what ``layer`` answers, which holds the values where the network is computed.
-
-    Compiled code takes a number of an object like this as an input from its second value on; one of a module it has made anew each time.
-    """
-
-    name: str
-    module: weakref.ref[nn.Module]
-    layer: LoRALayer
-    scale: float
-    state: _OnNetwork
-    ran: bool = False
-
-    def add_to(self, output: Tensor, args: tuple, kwargs: Mapping[str, Any]) -> Tensor:
-        # Compiled code asks for both again before every call.
-        if not (self.state.on and self.state.used):
-            return output
-        self.ran = True
-        x = input_of(self.name, args, kwargs, "Set apply to patch weights.")
-        update = self.layer(x)
-        if self.scale != 1.0:
-            update = update * self.scale
-        if update.shape != output.shape:
-            raise ValueError(
-                f"{self.name} answers {list(output.shape)} where its settings give {list(update.shape)}, so it cannot be bypassed. "
-                "Set apply to patch weights."
-            )
-        return output + update
-
-
 class WornLoRA:
     """One LoRA on one MODEL and the clones made of it: on the layers while the host has the model loaded, nothing otherwise.
 
     A layer's output gets exactly what :class:`sma.lora.Adapter` adds in training. The values stay in the host's memory and are copied to
-    the device that the model is loaded for; the copies go when the model is unloaded.
+    the device that the model is loaded for, or that a layer is computed on; the copies go when the model is unloaded.
 
     Args:
         layers: by module name below ``diffusion_model``; a strength is part of their scale.
@@ -157,7 +103,7 @@ class WornLoRA:
         self._scales = {name: layer.scale for name, layer in layers.items()}
         self._layers = {name: _unscaled(layer) for name, layer in layers.items()}
         self._placed: dict[torch.device, dict[str, LoRALayer]] = {}
-        self._networks: weakref.WeakKeyDictionary[nn.Module, _OnNetwork] = weakref.WeakKeyDictionary()
+        self._networks: weakref.WeakKeyDictionary[nn.Module, OnNetwork] = weakref.WeakKeyDictionary()
 
     def put_on(self, patcher: Any, where: Range) -> None:
         """Adds this LoRA to a MODEL's fresh clone, which is not injected."""
@@ -200,21 +146,21 @@ class WornLoRA:
     def layers(self) -> tuple[str, ...]:
         return tuple(self._layers)
 
-    def _updates(self, model: nn.Module) -> list[_WornUpdate]:
+    def _updates(self, model: nn.Module) -> list[WornUpdate]:
         state = self._networks.get(model)
         return [] if state is None else state.updates
 
     def _inject(self, patcher: Any) -> None:
         model = patcher.model
-        state = self._networks.setdefault(model, _OnNetwork(self.key))
+        state = self._networks.setdefault(model, OnNetwork(self.key, self._layers_on))
         state.owners.add(id(patcher))
         if state.updates:
             return
         network_user.follow(model, state.hear)
         for name, layer in self._layers_on(patcher.load_device).items():
             module = original(model.diffusion_model.get_submodule(name))
-            state.updates.append(_WornUpdate(name, weakref.ref(module), layer, self._scales[name], state))
-            worn_layers.put_on(module, state.updates[-1])
+            state.updates.append(WornUpdate(name, weakref.ref(module), layer, self._scales[name], state))
+            put_on(module, state.updates[-1])
 
     def _eject(self, patcher: Any) -> None:
         state = self._networks.get(patcher.model)
@@ -224,7 +170,7 @@ class WornLoRA:
                 network_user.unfollow(patcher.model, state.hear)
                 for update in state.updates:
                     if (module := update.module()) is not None:
-                        worn_layers.take_off(module, update)
+                        take_off(module, update)
                 del self._networks[patcher.model]
         if not self._networks:
             self._placed.clear()

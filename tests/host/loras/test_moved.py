@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from stand_in_nodes import computing
 
 
 @pytest.fixture
@@ -19,19 +20,6 @@ def warnings(monkeypatch):
 
     monkeypatch.setattr(server.PromptServer.instance, "send_sync", on_event)
     return lambda: [text for texts in said.values() for text in texts]
-
-
-def computing_in_its_own_way(network):
-    """As nodes do that fuse layers: the weights are read, and no layer is called."""
-
-    def forward(x, freqs, transformer_options=None, **_):
-        b, s, _ = x.shape
-        project = lambda layer: torch.nn.functional.linear(x, layer.weight, layer.bias)  # noqa: E731
-        q, k, v = (project(layer) for layer in (attention.q, attention.k, attention.v))
-        return torch.nn.functional.linear(q * k * v, attention.o.weight, attention.o.bias)
-
-    attention = network.blocks[0].self_attn
-    return attention, forward
 
 
 @pytest.mark.parametrize("how", [{"apply": "bypass"}, {"start_percent": 0.5}, {"first_frame": 1, "end_percent": 0.6}])
@@ -59,10 +47,10 @@ def test_compiled_networks_and_lowvram_are_no_reason_to_warn(wan, warnings, appl
 
 def test_layers_that_no_step_calls_are_told(wan, warnings, monkeypatch):
     only_q = {key: value for key, value in wan.lora().items() if "0.self_attn.q" in key}
-    attention, forward = computing_in_its_own_way(wan.model.model.diffusion_model)
+    attention = wan.model.model.diffusion_model.blocks[0].self_attn
     one, all_of_it = wan.wear(only_q, apply="bypass"), wan.wear(wan.lora(), apply="bypass")
     with monkeypatch.context() as patch:
-        patch.setattr(attention, "forward", forward)
+        patch.setattr(attention, "forward", computing(attention))
         assert torch.equal(wan.predict(one), wan.predict(wan.model))
         (text,) = warnings()
         assert text.startswith(
@@ -82,9 +70,9 @@ def test_layers_that_no_step_calls_are_told(wan, warnings, monkeypatch):
 
 def test_a_range_is_judged_by_the_first_step_inside_it(wan, warnings, monkeypatch):
     only_q = {key: value for key, value in wan.lora().items() if "0.self_attn.q" in key}
-    attention, forward = computing_in_its_own_way(wan.model.model.diffusion_model)
+    attention = wan.model.model.diffusion_model.blocks[0].self_attn
     worn = wan.wear(only_q, start_percent=0.5)
-    monkeypatch.setattr(attention, "forward", forward)
+    monkeypatch.setattr(attention, "forward", computing(attention))
     wan.predict(worn, (0.1, 0.4))
     assert warnings() == []
     wan.predict(worn, (0.1, 0.4, 0.6))
@@ -94,11 +82,11 @@ def test_a_range_is_judged_by_the_first_step_inside_it(wan, warnings, monkeypatc
 def test_a_warning_of_one_sampler_stays_though_another_of_the_same_prompt_has_none(wan, warnings, monkeypatch):
     import comfy_execution.utils as utils
 
-    attention, forward = computing_in_its_own_way(wan.model.model.diffusion_model)
+    attention = wan.model.model.diffusion_model.blocks[0].self_attn
     worn = wan.wear(wan.lora(), apply="bypass")
     with utils.CurrentNodeContext("prompt", "9", 0):
         with monkeypatch.context() as patch:
-            patch.setattr(attention, "forward", forward)
+            patch.setattr(attention, "forward", computing(attention))
             wan.predict(worn)
         wan.predict(worn)
     assert len(warnings()) == 1
