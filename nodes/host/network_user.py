@@ -24,7 +24,9 @@ def follow(model: nn.Module, listener: Listener) -> None:
 
 def unfollow(model: nn.Module, listener: Listener) -> None:
     """Stops that; a model that nobody follows is of its own class again."""
-    left = tuple(other for other in getattr(model, "_spectral_motion_listeners", ()) if other != listener)
+    if not hasattr(model, "_spectral_motion_listeners"):
+        return
+    left = tuple(other for other in model._spectral_motion_listeners if other != listener)
     if left:
         model._spectral_motion_listeners = left
         return

@@ -41,6 +41,9 @@ class OnNetwork:
     used: bool = True
     owners: set[int] = field(default_factory=set)
 
+    def __deepcopy__(self, memo: dict) -> OnNetwork:
+        return self  # a copy of a network wears what that one wears
+
     def hear(self, user: Any) -> None:
         self.used = user is None or self.key in user.injections
 
@@ -58,6 +61,9 @@ class WornUpdate:
     scale: float
     state: OnNetwork
     ran: bool = False
+
+    def __deepcopy__(self, memo: dict) -> WornUpdate:
+        return self
 
     def add_to(self, output: Tensor, args: tuple, kwargs: Mapping[str, Any]) -> Tensor:
         # Compiled code asks for both again before every call.
@@ -88,6 +94,8 @@ def put_on(module: nn.Module, update: WornUpdate) -> None:
 
 def take_off(module: nn.Module, update: WornUpdate) -> None:
     """Takes an update off a layer, which without any is of its own class again. Nothing happens where it does not wear it."""
+    if not hasattr(module, "_spectral_motion_worn"):
+        return
     left = tuple(other for other in worn_by(module) if other is not update)
     if left:
         module._spectral_motion_worn = left
