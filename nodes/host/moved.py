@@ -31,9 +31,12 @@ def watch(before: Any, worn: Any, report: Report) -> None:
         before, worn: the MODEL without and with the LoRA.
         report: of the node; warnings come when its run has long ended.
     """
-    loras = [worn.injections[key][0].inject.__self__ for key in worn.injections if key not in before.injections]
+    added = [worn.injections[key][0].inject for key in worn.injections if key not in before.injections]
+    loras = [inject.__self__ for inject in added if isinstance(getattr(inject, "__self__", None), WornLoRA)]
     weights = [key for key, patches in worn.patches.items() if len(patches) > len(before.patches.get(key, ()))]
-    own = _Watch(next((lora for lora in loras if isinstance(lora, WornLoRA)), None), weights, report)
+    if not loras and not weights:
+        return
+    own = _Watch(next(iter(loras), None), weights, report)
     worn.add_callback_with_key(CallbacksMP.ON_PRE_RUN, _WATCHES, own.begin)
     options = worn.model_options["transformer_options"]
     options[_WATCHES] = (*options.get(_WATCHES, ()), own)

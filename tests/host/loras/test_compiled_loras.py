@@ -181,6 +181,59 @@ def test_eight_bit_weights(wan, compile_block, make_case, wan_file):
     assert torch.equal(case.predict(model), base)
 
 
+def test_injections_of_stale_clones_leave_a_compiled_network_alone(wan, with_block):
+    """The host puts those of a MODEL's clone on the network that another one uses, when it patches the clone."""
+    base, worn = wan.predict(with_block), wan.wear(wan.lora(), with_block, **BYPASS)
+    expected = wan.predict(worn)
+    stale = wan.core(wan.lora(seed=7), worn.clone())
+    wan.core(wan.lora(seed=8), stale)
+    assert torch.equal(wan.predict(with_block), base)
+    wan.core(wan.lora(seed=8), stale)
+    assert torch.equal(wan.predict(with_block), base)
+    assert torch.equal(wan.predict(worn), expected)
+    assert not torch.equal(expected, base)
+
+
+def test_weights_that_are_patched_whenever_they_are_used(wan, with_block, monkeypatch):
+    """As the host does it where the model does not fit on the device."""
+    import comfy.model_management as management
+    import comfy.model_patcher
+
+    strengths = (1.0, 0.5, 0.25)
+    base = wan.predict(wan.model)
+    expected = [wan.predict(wan.wear(wan.lora(), strength=strength, **PATCH)) for strength in strengths]
+    management.unload_all_models()
+    load, patched = comfy.model_patcher.ModelPatcher.load, []
+
+    def with_little_memory(self, device_to=None, lowvram_model_memory=0, force_patch_weights=False, full_load=False):
+        load(self, device_to, 1, force_patch_weights, False)
+        patched.append(sum(bool(getattr(module, "weight_function", ())) for module in self.model.modules()))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(comfy.model_patcher.ModelPatcher, "load", with_little_memory)
+        for strength, answer in zip(strengths, expected, strict=True):
+            assert torch.equal(wan.predict(wan.wear(wan.lora(), with_block, strength=strength, **PATCH)), answer)
+            assert patched[-1] == len(wan.lora()) / 3
+            assert torch.equal(wan.predict(with_block), base)
+        management.unload_all_models()
+
+
+def test_beyond_the_compilers_limit_the_answer_is_still_right(wan, backend, compile_block):
+    """Code that was compiled too often runs as it is from then on."""
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(recompile_limit=2, fail_on_recompile_limit_hit=False):
+        model, graphs = compile_block(wan.model), backend.graphs
+        wan.predict(model)
+        for rank in (2, 3, 4):
+            lora = wan.lora(rank=rank)
+            expected = wan.predict(wan.wear(wan.lora(seed=6), wan.wear(lora, **BYPASS), **BYPASS))
+            one = wan.wear(lora, model, **BYPASS)
+            wan.predict(one)
+            assert torch.equal(wan.predict(wan.wear(wan.lora(seed=6), one, **BYPASS)), expected)
+        assert backend.graphs - graphs == 2
+    torch._dynamo.reset()
+
+
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "cl"))), reason="inductor needs a C++ compiler")
 def test_inductor(wan):
     from comfy_api.torch_helpers import set_torch_compile_wrapper
