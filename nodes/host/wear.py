@@ -107,10 +107,8 @@ def wear(model: Any, lora: LoRASource, *, strength: float, apply: str, where: Ra
             "and no range can limit those. Wear it everywhere."
         )
     if hidden := [_target(key) for table in tables for key in table if _target(key).startswith(compiled_parts(model))]:
-        raise ValueError(
-            f"{hidden[0]} is in a compiled part of this MODEL, where ComfyUI patches no weights. "
-            "Set apply to auto or bypass."
-        )
+        remedy = "Set apply to auto or bypass." if apply == PATCH else "Remove the node that compiles it."
+        raise ValueError(f"{hidden[0]} is in a compiled part of this MODEL, where ComfyUI patches no weights. {remedy}")
     worn = model.clone()
     # A clone of a loaded MODEL claims to be injected. The host would then put what is added here on a network that the other is using.
     worn.is_injected = False
