@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .host import paths
+from .host.moved import watch
 from .host.report import Report
 from .host.wear import AUTO, BYPASS, PATCH, LoRASource, read_source, wear
 from .host.worn import Range, latent_range
@@ -18,7 +19,8 @@ class LoadMotionLoRA(io.ComfyNode):
             display_name="Load Motion LoRA",
             category="Spectral Motion/make",
             description="Puts a motion LoRA on a MODEL and says how many of its keys were applied, and how many change nothing. Reads ours, "
-            "diffusers, PEFT, kohya, AnimateDiff and MotionDirector files, and refuses one that was made for another model. Several stack.",
+            "diffusers, PEFT, kohya, AnimateDiff and MotionDirector files, and refuses one that was made for another model. Several stack. "
+            "Warns when the first step shows that a part of it changed nothing.",
             search_aliases=["load lora", "wear lora", "apply lora", "motiondirector", "animatediff motion lora"],
             inputs=[
                 io.Model.Input("model", tooltip="The model the LoRA was trained on, or another one of its kind."),
@@ -87,8 +89,8 @@ class LoadMotionLoRA(io.ComfyNode):
                     default=AUTO,
                     advanced=True,
                     tooltip="patch weights: merged into the weights, no cost per step. bypass: computed beside the layers, exactly as in "
-                    "training; right for fp8 and int8 weights. auto: bypass where a range or quantised weights need it. Layers that ComfyUI "
-                    "computes without calling them are patched.",
+                    "training; right for fp8 and int8 weights, before and behind TorchCompileModel. auto: bypass where a range, quantised "
+                    "weights or compiled blocks need it. Layers that ComfyUI computes without calling them are patched.",
                 ),
             ],
             outputs=[
@@ -137,5 +139,6 @@ class LoadMotionLoRA(io.ComfyNode):
         ratio = getattr(model.get_model_object("latent_format"), "temporal_downscale_ratio", 1)
         where = Range(start_percent, end_percent, *latent_range(first_frame, last_frame, ratio))
         worn, applied = wear(model, lora, strength=strength, apply=apply, where=where, warn=report.warn)
+        watch(model, worn, report)
         report.tell(applied)
         return io.NodeOutput(worn, ui=report.ui())

@@ -20,6 +20,7 @@ from ...sma.lora_keys import factor, is_finite
 from ...sma.lora_motiondirector import read_motiondirector
 from ...sma.lora_reading import Reading, read_lora
 from ...sma.lora_scales import PEFT_CONFIG
+from .compiled import compiled_parts, looks_inside
 from .foreign import Foreign, MagnitudeAdapter, read_foreign, target_of
 from .lora_errors import incomplete, other_model, wrong_size
 from .weights import SAFETENSORS_SUFFIXES, named_tensors, read_metadata, read_pickle, read_weights
@@ -70,6 +71,7 @@ def _peft_settings(path: Path) -> dict[str, object]:
     return {PEFT_CONFIG: beside.read_text(encoding="utf-8")}
 
 
+@looks_inside
 def wear(
     model: Any,
     lora: LoRASource,
@@ -100,9 +102,9 @@ def wear(
         raise ValueError(
             f"The LoRA is to be worn {where}, and patched weights hold always. Set apply to auto or bypass."
         )
-    quantised = any(_is_quantised(targets[name]) for name in reading.updates)
+    unpatchable = compiled_parts(model) or any(_is_quantised(targets[name]) for name in reading.updates)
     uncalled = _computed_uncalled(network)
-    bypass = apply == BYPASS or (apply == AUTO and (quantised or not where.everywhere))
+    bypass = apply == BYPASS or (apply == AUTO and (unpatchable or not where.everywhere))
 
     zero = {name for name, keys in reading.keys.items() if reading.zero.issuperset(keys)}
     layers: dict[str, LoRALayer] = {}
@@ -124,6 +126,11 @@ def wear(
             f"{lora.name} holds {sum(map(len, tables))} updates that can only be patched, for example {target_of(next(iter(tables[0])))}, "
             "and no range can limit those. Wear it everywhere."
         )
+    if hidden := [
+        target_of(key) for table in tables for key in table if target_of(key).startswith(compiled_parts(model))
+    ]:
+        remedy = "Set apply to auto or bypass." if apply == PATCH else "Remove the node that compiles it."
+        raise ValueError(f"{hidden[0]} is in a compiled part of this MODEL, where ComfyUI patches no weights. {remedy}")
     worn = model.clone()
     # A clone of a loaded MODEL claims to be injected. The host would then put what is added here on a network that the other is using.
     worn.is_injected = False

@@ -1,4 +1,5 @@
-"""Nodes for tests alone: conditioning as the text and image encoders of native video models give it, without those encoders.
+"""Nodes for tests alone: conditioning as the text and image encoders of native video models give it, without those encoders; and a node
+that computes layers without calling them.
 
 The host builds T5-XXL, UMT5, Llama and CLIP-H at their full size whatever a file holds. A test server gets this file in custom_nodes.
 """
@@ -59,4 +60,36 @@ class StandInVisionEncode:
         return (SimpleNamespace(penultimate_hidden_states=numbers(text, 1, 7, 1280)),)
 
 
-NODE_CLASS_MAPPINGS = {"StandInTextEncode": StandInTextEncode, "StandInVisionEncode": StandInVisionEncode}
+class StandInFused:
+    """Computes Wan's self-attention in its own way, as nodes do that are made for speed: from the weights, without calling a layer."""
+
+    CATEGORY = "tests"
+    RETURN_TYPES = ("MODEL",)
+    FUNCTION = "patch"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",)}}
+
+    def patch(self, model):
+        fused = model.clone()
+        for index, block in enumerate(model.model.diffusion_model.blocks):
+            fused.add_object_patch(f"diffusion_model.blocks.{index}.self_attn.forward", computing(block.self_attn))
+        return (fused,)
+
+
+def computing(attention):
+    """A forward of Wan's self-attention that reads its weights."""
+
+    def forward(x, *_, **__):
+        q, k, v = (layer.weight.to(x) for layer in (attention.q, attention.k, attention.v))
+        return torch.nn.functional.linear((x @ q.T) * (x @ k.T) + x @ v.T, attention.o.weight.to(x))
+
+    return forward
+
+
+NODE_CLASS_MAPPINGS = {
+    "StandInTextEncode": StandInTextEncode,
+    "StandInVisionEncode": StandInVisionEncode,
+    "StandInFused": StandInFused,
+}
