@@ -7,19 +7,16 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Literal
 
 import av
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ..checks import check_option
 from .film import Film, Shot, fraction, rate_text, seconds_text
+from .fit import Crop, fitted
 from .sources import open_film
-
-Crop = Literal["centre", "stretch"]
 
 MIN_FPS = 0.01
 OPEN_END_LIMIT = 512  # frames that frame_count 0 takes at most: a long film would fill the memory
@@ -72,12 +69,14 @@ class Clip:
         fps: frames per second of `frames`.
         timestamps: seconds of each frame after the film's first, as the film has them.
         report: one line, such as "91 frames at 29.97 fps → 16 at 8 fps, 0.0-2.0 s, 718x718 → 256x256 centre crop".
+        warnings: parts of the report that a user needs to see, such as "1 damaged frame passed over at 3.2 s".
     """
 
     frames: Tensor
     fps: float
     timestamps: tuple[float, ...]
     report: str
+    warnings: tuple[str, ...] = ()
 
 
 def read_clip(path: Path, request: ClipRequest) -> Clip:
@@ -122,8 +121,8 @@ def _take(name: str, film: Film, request: ClipRequest) -> Clip:
     pictures, times, size = [], [], (0, 0)
     for shot in islice(_picked(name, film, request, rate), request.frame_count or OPEN_END_LIMIT + 1):
         picture = shot.load()
-        size = picture.size
-        pictures.append(np.asarray(_fit(picture, request)))
+        size = (picture.shape[1], picture.shape[0])
+        pictures.append(fitted(picture, request.width, request.height, request.crop))
         times.append(shot.time)
     if not request.frame_count and len(pictures) > OPEN_END_LIMIT:
         raise ValueError(
@@ -146,8 +145,9 @@ def _take(name: str, film: Film, request: ClipRequest) -> Clip:
             pace += f" (stride {request.stride})"
     span = f"{seconds_text(times[0])}-{seconds_text(times[0] + len(times) / rate)} s"
     report = f"{film.holds} → {len(times)} at {pace}, {span}, {_resizing(size, request)}"
-    frames = torch.from_numpy(np.stack(pictures)).float() / 255
-    return Clip(frames, float(rate), tuple(float(time) for time in times), report)
+    frames = torch.from_numpy(np.stack(pictures))
+    seconds = tuple(float(time) for time in times)
+    return Clip(frames, float(rate), seconds, "; ".join([report, *film.notes]), tuple(film.warnings))
 
 
 def _picked(name: str, film: Film, request: ClipRequest, rate: Fraction) -> Iterator[Shot]:
@@ -192,17 +192,6 @@ def _spans(film: Film) -> Iterator[tuple[Shot, Fraction]]:
         before = shot
     if before:
         yield before, before.time + 1 / (2 * film.rate)
-
-
-def _fit(picture: Image.Image, request: ClipRequest) -> Image.Image:
-    size = (request.width, request.height)
-    if request.crop == "stretch":
-        return picture.resize(size, Image.Resampling.LANCZOS)
-    # Whole pixels: a box with fractions would blur a clip that needs no resizing.
-    scale = min(picture.width / request.width, picture.height / request.height)
-    width, height = (max(1, round(side * scale)) for side in size)
-    left, top = (picture.width - width) // 2, (picture.height - height) // 2
-    return picture.resize(size, Image.Resampling.LANCZOS, box=(left, top, left + width, top + height))
 
 
 def _resizing(size: tuple[int, int], request: ClipRequest) -> str:

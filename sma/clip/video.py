@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 
 import av
-from PIL import Image
 
 from .film import Film, Shot, counted, rate_text, seconds_text
+from .frame import upright
 
 # FFmpeg looks at contents, not names: without this list a renamed playlist would make it open the files it lists.
 _CONTAINERS = "mov,mp4,matroska,webm,avi,mpegts,flv"
@@ -37,7 +37,7 @@ def _video_shots(name: str, container: av.container.InputContainer, stream: av.V
     for frame in container.decode(stream):
         if frame.pts is None:
             raise ValueError(f"{name} has frames without timestamps. Convert it to mp4 first.")
-        yield Shot((frame.pts - origin) * stream.time_base, partial(_upright, frame))
+        yield Shot((frame.pts - origin) * stream.time_base, partial(upright, frame))
 
 
 def _holds(container: av.container.InputContainer, stream: av.VideoStream, rate: Fraction) -> str:
@@ -48,7 +48,3 @@ def _holds(container: av.container.InputContainer, stream: av.VideoStream, rate:
     else:
         length = "unknown length"  # nor do live recordings their seconds
     return f"{length} at {rate_text(rate)} fps"
-
-
-def _upright(frame: av.VideoFrame) -> Image.Image:
-    return frame.to_image().rotate(frame.rotation, expand=True)  # phones film sideways and say so in the file
