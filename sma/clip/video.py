@@ -21,6 +21,8 @@ from .interlaced import deinterlaced
 from .packets import open_container, video_stream
 from .shape import pixel_shape, pixel_text, squared, turn_of
 
+_CUT_OFF = Fraction(1, 2)  # seconds that may lack at a film's end before it is said
+
 Damaged = Literal["refuse", "skip"]
 
 
@@ -38,6 +40,7 @@ def open_video(path: Path, start: float, damaged: Damaged = "refuse") -> Iterato
         if not rate:
             raise ValueError(f"{path.name} has no frame rate. Convert it to mp4 first.")
         holds = _holds(container, stream, rate)
+        announced = container.duration and Fraction(container.duration, av.time_base)
         look = _Look(
             pixel_shape(stream.sample_aspect_ratio),
             int(stream.codec_context.color_trc),
@@ -46,7 +49,7 @@ def open_video(path: Path, start: float, damaged: Damaged = "refuse") -> Iterato
         )
     film = Film(iter(()), Fraction(rate), holds, notes)
     reading = Reading(path, fraction(start), damaged == "skip", film)
-    with closing(_shots(reading, look)) as shots:
+    with closing(_shots(reading, look, announced)) as shots:
         yield replace(film, shots=shots)
 
 
@@ -85,7 +88,7 @@ class _Look:
         return squares
 
 
-def _shots(reading: Reading, look: _Look) -> Iterator[Shot]:
+def _shots(reading: Reading, look: _Look, announced: Fraction | None) -> Iterator[Shot]:
     before = now = None
     for after in moments(reading):
         if now:
@@ -93,6 +96,9 @@ def _shots(reading: Reading, look: _Look) -> Iterator[Shot]:
         before, now = now, after
     if now:
         yield _shot(before, now, None, look)
+        end = now.time + 1 / reading.film.rate
+        if announced and end < announced - _CUT_OFF:
+            reading.note(f"its pictures end at {seconds_text(end)} s, the file announces {seconds_text(announced)} s")
 
 
 def _shot(before: Moment | None, now: Moment, after: Moment | None, look: _Look) -> Shot:
