@@ -136,7 +136,7 @@ def _going_on(
     Where the container says that data is missing, and packets are, their stamps go to `gaps`.
     """
     first = last = after = None
-    offset = 0
+    offset = delay = 0
     spoilt = 0
     for packet in packets:
         gap = packet.duration or _usual_gap(stream)
@@ -148,11 +148,12 @@ def _going_on(
             offset = after - packet.dts
         spoilt = _SPOILT if packet.is_corrupt else spoilt - 1
         if after is not None and spoilt > 0:
-            gaps.extend(range(after, packet.dts + offset - gap // 2, gap))
+            gaps.extend(stamp + delay for stamp in range(after, packet.dts + offset - gap // 2, gap))
         packet.dts += offset
         if packet.pts is not None:
             packet.pts += offset
-        first = packet.dts if first is None else first
+        if first is None:
+            first, delay = packet.dts, _pts(packet) - packet.dts
         last, after = packet.dts, packet.dts + gap
         yield packet
 

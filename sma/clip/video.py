@@ -76,7 +76,7 @@ class _Look:
         turn, pixel = turn_of(frame), self.pixel
         if frame.interlaced_frame:
             frame = deinterlaced(before, frame, after)
-            self.notes["interlaced, made whole"] = None
+            self.notes["interlaced, deinterlaced"] = None
         shown = turn(picture(frame, self.transfer, self.primaries))
         if turn.swap:
             pixel = 1 / pixel
