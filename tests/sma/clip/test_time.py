@@ -1,0 +1,105 @@
+"""Frames by presentation time, whatever the container: generated films against what was written into them."""
+
+from __future__ import annotations
+
+import random
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from sma.clip import ClipRequest, read_clip
+
+SIZE = {"width": 64, "height": 48}
+LENGTH = 96
+REQUESTS = 20
+UNEVEN = np.cumsum([0.0, *(0.02 + 0.06 * (i * 7 % 5) / 4 for i in range(LENGTH - 1))]).round(3)
+X264 = {"codec": "libx264", "g": "12", "bf": "3"}
+OPEN_GOP = X264 | {"x264-params": "open-gop=1:scenecut=0"}
+# fmt: off
+FILMS = {
+    "h264.mp4": X264,
+    "h264-open-gop.mp4": OPEN_GOP | {"rate": Fraction(30000, 1001)},
+    "h264-one-gop.mp4": X264 | {"g": "300"},
+    "h264-fragments.mp4": X264 | {"container": {"movflags": "frag_keyframe+empty_moov"}},
+    "h264-uneven.mp4": X264 | {"times": UNEVEN},
+    "h264-late.mp4": X264 | {"times": 2.5 + np.arange(LENGTH) / 25},
+    "h264-refreshed.mp4": {"codec": "libx264", "x264-params": "intra-refresh=1:keyint=24:bframes=0"},
+    "hevc-open-gop.mkv": {"codec": "libx265", "x265-params": "log-level=none:open-gop=1:keyint=12:bframes=4"},
+    "h264-uneven.mkv": OPEN_GOP | {"times": UNEVEN},
+    "mpeg4.mkv": {"codec": "mpeg4", "g": "10", "bf": "2", "b": "3000000"},
+    "vp8.webm": {"codec": "libvpx", "g": "24", "auto-alt-ref": "1", "lag-in-frames": "16", "b": "2000000"},
+    "vp9-uneven.webm": {"codec": "libvpx-vp9", "g": "24", "times": UNEVEN, "cpu-used": "8", "b": "2000000"},
+    "h264.ts": X264,
+    "h264-open-gop.ts": OPEN_GOP | {"rate": 25},
+    "h264-late-uneven.ts": X264 | {"times": 7 + UNEVEN},
+    "mpeg2.ts": {"codec": "mpeg2video", "g": "12", "bf": "2", "b": "4000000", "rate": 25},
+    "h264.flv": X264,
+    "h264.avi": X264,
+    "h264-open-gop.avi": OPEN_GOP,
+    "mpeg4.avi": {"codec": "mpeg4", "g": "10", "bf": "2", "b": "3000000"},
+    "mpeg4-plain.avi": {"codec": "mpeg4", "g": "10", "b": "3000000"},
+    "mjpeg.avi": {"codec": "mjpeg", "pix_fmt": "yuvj420p", "rate": 15, "q:v": "3"},
+    "prores.mov": {"codec": "prores_ks", "pix_fmt": "yuv422p10le"},
+}
+# fmt: on
+
+
+def numbers(films, clip):
+    return [films.number_of(picture) for picture in clip.frames.numpy()]
+
+
+def expected(times, request):
+    """The numbers of the frames to take; None where there are too few; "either" where it hangs on a thousandth of a second."""
+    moments = [request.start + k / request.fps for k in range(request.frame_count)] if request.fps else [request.start]
+    taken = []
+    for moment in moments:
+        away = np.abs(times - moment)
+        nearest, next_to_it = np.argsort(away, kind="stable")[:2]
+        if away[next_to_it] - away[nearest] < 0.004 or 0 < moment - times[-1] < 1:
+            return "either"
+        if moment > times[-1]:
+            return None
+        taken.append(int(nearest))
+    if not request.fps:
+        taken = [taken[0] + k * request.stride for k in range(request.frame_count)]
+    return None if taken[-1] >= len(times) or len(set(taken)) < len(taken) else taken
+
+
+@pytest.mark.parametrize("name", FILMS)
+def test_any_request_takes_the_frames_that_a_full_decode_has_at_those_times(films, tmp_path, name):
+    """20 requests of each of 23 films, 460 in all."""
+    settings = {"rate": 24} | FILMS[name]
+    path = films.write(tmp_path / name, LENGTH, **settings)
+    times = np.array(settings.get("times", np.arange(LENGTH) / float(settings["rate"])))
+    times = times - times[0]
+    with av.open(str(path)) as film:  # that the file holds what it should; AVI has no presentation times to sort by
+        decoded = list(film.decode(video=0))
+    if path.suffix != ".avi":
+        decoded.sort(key=lambda frame: frame.pts)
+        stamps = np.array([float(frame.pts * frame.time_base) for frame in decoded])
+        assert stamps - stamps[0] == pytest.approx(times, abs=0.0021)
+    assert [films.number_of(f.to_ndarray(format="rgb24") / 255) for f in decoded] == list(range(LENGTH))
+
+    choose = random.Random(name)
+    mean = (LENGTH - 1) / times[-1]
+    asked = refused = 0
+    while asked < REQUESTS:
+        timing = {"fps": choose.choice([3.0, 5.7, 8.0, 11.99, mean])} if choose.random() < 0.6 else {}
+        timing = timing or {"stride": choose.choice([1, 1, 2, 3, 7])}
+        start = choose.choice([0.0, round(choose.uniform(0, times[-1] * 1.05), 2)])
+        request = ClipRequest(**SIZE, start=start, frame_count=choose.choice([2, 4, 9]), **timing)
+        wanted = expected(times, request)
+        if wanted == "either":
+            continue
+        asked += 1
+        if wanted is None:
+            refused += 1
+            with pytest.raises(ValueError, match="need|repeated"):
+                read_clip(path, request)
+            continue
+        clip = read_clip(path, request)
+        assert numbers(films, clip) == wanted, request
+        assert clip.timestamps == pytest.approx(times[wanted], abs=0.0021)
+    assert refused < REQUESTS
