@@ -103,3 +103,107 @@ def test_any_request_takes_the_frames_that_a_full_decode_has_at_those_times(film
         assert numbers(films, clip) == wanted, request
         assert clip.timestamps == pytest.approx(times[wanted], abs=0.0021)
     assert refused < REQUESTS
+
+
+def remuxed(source, path, change, **options):
+    """A copy of a film with other stamps on its packets."""
+    with av.open(str(source)) as film, av.open(str(path), "w", options=options) as copy:
+        stream = film.streams.video[0]
+        written = copy.add_stream_from_template(stream)
+        for packet in film.demux(stream):
+            if packet.size:
+                change(packet)
+                packet.stream = written
+                copy.mux(packet)
+    return path
+
+
+def without_its_first_packets(source, path, count):
+    with av.open(str(source)) as film, av.open(str(path), "w") as copy:
+        written = copy.add_stream_from_template(film.streams.video[0])
+        for packet in list(film.demux(video=0))[count:-1]:
+            packet.stream = written
+            copy.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize("start, first", [(0.0, 5), (0.3, 12), (1.0, 29)])
+def test_what_an_edit_list_cuts_off_is_not_shown(films, tmp_path, start, first):
+    source = films.write(tmp_path / "whole.mp4", 48, g="24", bf="2")
+
+    def five_frames_earlier(packet):
+        packet.pts -= int(5 / 24 / packet.time_base)
+        packet.dts -= int(5 / 24 / packet.time_base)
+
+    path = remuxed(source, tmp_path / "cut.mp4", five_frames_earlier, avoid_negative_ts="disabled")
+    clip = read_clip(path, ClipRequest(**SIZE, start=start, frame_count=4))
+    assert numbers(films, clip) == [first, first + 1, first + 2, first + 3]
+
+
+@pytest.fixture(scope="module")
+def parts(films, tmp_path_factory):
+    """Two recordings of a second each, whose clocks begin alike; the second goes on counting."""
+    folder = tmp_path_factory.mktemp("parts")
+    pictures = [films.numbered(i) for i in range(48)]
+    options = {"g": "12", "bf": "3", "x264-params": "scenecut=0"}
+    return [films.write(folder / f"{i}.ts", pictures[24 * i : 24 * i + 24], **options).read_bytes() for i in range(2)]
+
+
+@pytest.mark.parametrize("start", [0.0, 0.5, 0.96, 1.0, 1.25, 1.7])
+def test_joined_recordings_go_on_where_the_clock_starts_anew(films, tmp_path, parts, start):
+    path = tmp_path / "joined.ts"
+    path.write_bytes(parts[0] + parts[1])
+    clip = read_clip(path, ClipRequest(**SIZE, start=start, frame_count=0))
+    first = round(start * 24)
+    assert numbers(films, clip) == list(range(first, 48))
+    assert clip.timestamps == pytest.approx([i / 24 for i in range(first, 48)])
+    assert clip.report.endswith("its clock starts anew at 1.0 s, continued")
+    clip = read_clip(path, ClipRequest(**SIZE, start=start, frame_count=2, fps=8))
+    assert numbers(films, clip) == [first, first + 3]
+
+
+def test_a_clock_that_jumps_back_between_key_frames_is_refused_with_the_moment(films, tmp_path, parts):
+    (tmp_path / "second.ts").write_bytes(parts[1])
+    torn = without_its_first_packets(tmp_path / "second.ts", tmp_path / "rest.ts", 3)
+    path = tmp_path / "torn.ts"
+    path.write_bytes(parts[0] + torn.read_bytes())
+    assert numbers(films, read_clip(path, ClipRequest(**SIZE, frame_count=12))) == list(range(12))
+    with pytest.raises(ValueError, match=r"torn.ts has a clock that jumps back at 1.0 s. Convert it to mp4 first."):
+        read_clip(path, ClipRequest(**SIZE, frame_count=0))
+
+
+def test_frames_that_cannot_be_put_in_order_are_refused_with_the_moment(films, tmp_path):
+    """An mp4 that gives each frame the time at which it is decoded, as some broken writers do."""
+    source = films.write(tmp_path / "whole.mp4", 48, g="12", bf="3")
+
+    def as_decoded(packet):
+        packet.pts = packet.dts
+
+    path = remuxed(source, tmp_path / "broken.mp4", as_decoded)
+    with pytest.raises(
+        ValueError, match=r"broken.mp4 cannot be put in order: after its frame at 0\.\d+ s comes one at 0"
+    ):
+        read_clip(path, ClipRequest(**SIZE, frame_count=12))
+
+
+def test_of_two_frames_for_one_moment_one_is_left_out_and_told(films, tmp_path):
+    source = films.write(tmp_path / "whole.mkv", 12, codec="mpeg4", g="4")
+    stamps = iter([0, 42, 83, 83, 167, 208, 250, 292, 333, 375, 417, 458])
+
+    def restamp(packet):
+        packet.pts = packet.dts = next(stamps)
+
+    path = remuxed(source, tmp_path / "twice.mkv", restamp)
+    clip = read_clip(path, ClipRequest(**SIZE, frame_count=0))
+    assert numbers(films, clip) == [0, 1, 2, 4, 5, 6, 7, 8, 9, 10, 11]
+    assert clip.report.endswith("a second frame for 0.08 s left out")
+
+
+def test_a_broadcast_that_was_tuned_into_begins_at_its_first_whole_picture(films, tmp_path):
+    """The first packets lean on a key frame that was sent before."""
+    source = films.write(tmp_path / "whole.ts", 48, g="12", bf="2", **{"x264-params": "scenecut=0"})
+    path = without_its_first_packets(source, tmp_path / "tuned.ts", 5)
+    for start, first in ((0.0, 12), (0.5, 24), (1.0, 36)):
+        clip = read_clip(path, ClipRequest(**SIZE, start=start, frame_count=4))
+        assert numbers(films, clip) == [first, first + 1, first + 2, first + 3]
+        assert clip.timestamps[0] == pytest.approx(start)
