@@ -12,6 +12,7 @@ from pathlib import Path
 import av
 from av.video.frame import PictureType
 
+from .clock import Clock, Watch
 from .film import Film, counted, seconds_text
 from .packets import Source, open_container, packets_from, video_stream
 
@@ -148,9 +149,8 @@ def _first_stamp(reading: Reading) -> int:
 def _timed(source: Source, reading: Reading, careful: bool) -> Iterator[Moment]:
     """Frames as the decoder gives them out, which is the order of presentation."""
     decode = _decoder(source.stream, reading.note)
-    ranks, watch = _Ranks(source.stamps), _Watch()
-    usual = 1 / Fraction(source.stream.average_rate or source.stream.guessed_rate or 25)
-    time, entered = -usual, False
+    clock, watch = Clock(source), Watch(source)
+    entered = False
     for packet in chain(source.packets, [None]):
         try:
             watch.goes_in(packet)
@@ -159,17 +159,10 @@ def _timed(source: Source, reading: Reading, careful: bool) -> Iterator[Moment]:
             if not careful or packet is None:
                 raise
             watch.forget(packet)
-            if source.by_rank:
-                ranks.lost.append(packet.pts)
-            stamp = source.stamps[packet.pts] if source.by_rank else packet.pts
-            reading.lose(time + usual if stamp is None else source.seconds(stamp), error)
+            reading.lose(clock.loses(packet), error)
             continue
         for frame in frames:
-            stamp = ranks.stamp(frame.pts) if source.by_rank else frame.pts
-            time = time + usual if stamp is None else source.seconds(stamp)
-            missing = [
-                source.seconds(source.stamps[lost] if source.by_rank else lost) for lost in watch.comes_out(frame)
-            ]
+            time, missing = clock.shows(frame), watch.comes_out(frame)
             entered = entered or _can_begin(frame, source.whole)
             if not entered:
                 continue
@@ -199,53 +192,6 @@ def _can_begin(frame: av.VideoFrame, whole: bool) -> bool:
 
 class _Unsure(Exception):
     """A frame went into the decoder and did not come out whole."""
-
-
-class _Watch:
-    """Sees whether every frame that goes into a decoder comes out: with threads it may drop a damaged one in silence."""
-
-    def __init__(self) -> None:
-        self.inside: set[int] = set()
-        self._first: int | None = None
-
-    def goes_in(self, packet: av.Packet | None) -> None:
-        # What comes before the first frame that is shown leans on frames from before the key frame.
-        if packet and packet.pts is not None and not packet.is_discard:
-            if self._first is None or packet.pts > self._first:
-                self.inside.add(packet.pts)
-
-    def comes_out(self, frame: av.VideoFrame) -> list[int]:
-        """The stamps of frames that should have come out before."""
-        if frame.pts is None:
-            return []
-        late = sorted(stamp for stamp in self.inside if stamp < frame.pts)
-        self.inside.difference_update(late, [frame.pts])
-        missing = [] if self._first is None else late
-        self._first = frame.pts if self._first is None else self._first
-        return missing
-
-    def forget(self, packet: av.Packet) -> None:
-        self.inside.discard(packet.pts)
-
-
-class _Ranks:
-    """Moments for a container that stores none: the n-th frame shown has the n-th stamp, whichever packet it came in.
-
-    Fields:
-        lost: places of the damaged packets, whose frames take up a stamp too.
-    """
-
-    def __init__(self, stamps: list[int]) -> None:
-        self.lost: list[int] = []
-        self._stamps = stamps
-        self._shown = 0
-
-    def stamp(self, place: int | None) -> int:
-        while self.lost and place is not None and self.lost[0] < place:
-            del self.lost[0]
-            self._shown += 1
-        self._shown += 1
-        return self._stamps[min(self._shown, len(self._stamps)) - 1]
 
 
 def _decoder(
