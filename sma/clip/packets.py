@@ -47,7 +47,7 @@ class Source:
 
 
 def open_container(path: Path) -> av.container.InputContainer:
-    return av.open(str(path), options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"})
+    return av.open(str(path), container_options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"})
 
 
 def video_stream(container: av.container.InputContainer, name: str) -> av.VideoStream:
