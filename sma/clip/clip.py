@@ -86,12 +86,17 @@ class Clip:
 def read_clip(path: Path, request: ClipRequest) -> Clip:
     """Read a clip from a video, an animated gif or webp, or a folder of images in natural order.
 
-    Streams: no more is decoded than from the key frame before `start` (gif and webp: from the first frame) to the frame
-    after the last one taken, and only the taken frames are kept. Frames are never repeated. Transparent parts become black.
+    Streams: no more is decoded than from the key frame before `start` (gif, webp and avi with B frames: from the first
+    frame) to the second frame after the last one taken, and only the taken frames are kept. Frames are never repeated, and
+    ordered and timed by presentation, whatever the container.
+
+    Pictures are as a person sees them: in images and videos alike transparent parts become black; films are turned upright
+    and mirrored as they say, pixels that are not square are widened or heightened, HDR and wide colours become ordinary
+    ones, interlaced frames are deinterlaced. The report names what was done of the last three.
 
     Raises:
-        ValueError: unreadable file, folder without images or with images of several sizes, film too short, or fps
-            above what the film has frames for.
+        ValueError: unreadable file, folder without images, images or frames of several sizes, film too short, fps above
+            what the film has frames for, a damaged frame where they are refused, or frames that cannot be put in order.
     """
     if not path.exists():
         raise ValueError(f"There is no clip {path.name!r}. Pick or upload one.")

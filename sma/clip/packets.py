@@ -14,7 +14,7 @@ from av.stream import Disposition
 from .film import seconds_text
 
 # FFmpeg looks at contents, not names: without this list a renamed playlist would make it open the files it lists.
-_CONTAINERS = "mov,mp4,matroska,webm,avi,mpegts,flv"
+_CONTAINERS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg"
 _INDEXED = ("mov", "matroska")  # their index leads to key frames; the others are searched from the start, undecoded
 _SPOILT = 4  # MPEG-TS marks up to this many packets, counted back, where one is missing
 _HEAD = 64  # packets that hold the first frame shown, whatever the order they are stored in
