@@ -161,6 +161,10 @@ def _take(name: str, film: Film, request: ClipRequest) -> Clip:
             pace = f"{rate_text(rate)} fps on average (uneven, {apart})"
         if request.stride > 1:
             pace += f" (stride {request.stride})"
+    else:
+        away = max(abs(time - fraction(request.start) - place / rate) for place, time in enumerate(times))
+        if away > 1 / film.rate:
+            pace += f" (uneven, up to {seconds_text(away)} s off)"
     span = f"{seconds_text(times[0])}-{seconds_text(times[0] + len(times) / rate)} s"
     report = f"{film.holds} → {len(times)} at {pace}, {span}, {_resizing(size, request)}"
     frames = torch.from_numpy(np.stack(pictures))

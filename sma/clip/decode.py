@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
@@ -18,6 +19,8 @@ from .packets import Source, open_container, packets_from, video_stream
 
 # Seconds that a seek aims before the start, if the one before came out behind it; None: from the film's beginning.
 _EARLIER = (Fraction(0), Fraction(2), Fraction(16), None)
+# Codecs whose frames several threads decode at once. Others gain little, and some (Theora) mix up their frames then.
+_THREADED = frozenset({"h264", "hevc", "vp9"})
 # FFmpeg's own decoders of these leave transparency out.
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
@@ -122,14 +125,15 @@ def _from_start(reading: Reading, careful: bool) -> Iterator[Moment]:
                 if earlier is None:
                     raise
                 continue
-            stream.thread_type = "SLICE" if careful or source.by_rank else "AUTO"
-            found = _in_order(_timed(source, reading, careful), reading)
-            first = next(found, None)
-            if source.whole or (first and first.time <= reading.start):
-                if first:
-                    yield first
-                yield from found
-                return
+            threaded = stream.codec_context.name in _THREADED and not careful and not source.by_rank
+            stream.thread_type = "AUTO" if threaded else "SLICE"
+            with closing(_in_order(_timed(source, reading, careful), reading)) as found:
+                first = next(found, None)
+                if source.whole or (first and first.time <= reading.start):
+                    if first:
+                        yield first
+                    yield from found
+                    return
 
 
 def _first_stamp(reading: Reading) -> int:
