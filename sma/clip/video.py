@@ -20,7 +20,7 @@ from .frame import picture
 from .interlaced import deinterlaced
 from .packets import open_container, video_stream
 from .reading import Reading
-from .shape import pixel_shape, pixel_text, squared, turn_of
+from .shape import pixel_shape, pixel_text, squared, tilt_of, turn_of
 
 _CUT_OFF = Fraction(1, 2)  # seconds that may lack at a film's end before it is said
 
@@ -86,6 +86,8 @@ class _Look:
             frame = deinterlaced(before, frame, after)
             self.notes["interlaced, deinterlaced"] = None
         shown = turn(picture(frame, self.transfer, self.primaries))
+        if tilt := tilt_of(frame):
+            self.notes[f"to be turned by {tilt} degrees more, which is left out"] = None
         if turn.swap:
             pixel = 1 / pixel
         squares = squared(shown, pixel)
