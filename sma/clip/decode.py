@@ -127,6 +127,8 @@ def _timed(source: Source, reading: Reading, careful: bool) -> Iterator[Moment]:
         raise _Unsure
     for moment in sorted(lost):
         reading.lose(moment, lost[moment])
+    if source.refusal:
+        raise source.refusal
 
 
 def _can_begin(frame: av.VideoFrame, whole: bool) -> bool:

@@ -34,6 +34,7 @@ class Source:
         by_rank: the film stores no presentation times, and shows its frames in another order than it stores them.
         stamps: dts of the packets read so far.
         gaps: seconds at which the container misses packets.
+        refusal: why the packets end, to be raised after their frames.
     """
 
     stream: av.VideoStream
@@ -43,6 +44,7 @@ class Source:
     by_rank: bool = False
     stamps: list[int] = field(default_factory=list)
     gaps: list[Fraction] = field(default_factory=list)
+    refusal: ValueError | None = None
 
     def seconds(self, stamp: int) -> Fraction:
         return (stamp - self.origin) * Fraction(self.stream.time_base)
@@ -79,7 +81,7 @@ def packets_from(
         first_shown: decodes the film's first frame for its stamp; called where the packets leave it open.
 
     Raises:
-        ValueError: packets without stamps, or a clock that jumps back. av.FFmpegError: the seek failed.
+        ValueError: packets without stamps. av.FFmpegError: the seek failed.
     """
     indexed = container.format.name.startswith(_INDEXED)
     stores_no_pts = container.format.name == "avi"
@@ -135,7 +137,9 @@ def _going_on(packets: Iterator[av.Packet], source: Source, reading: Reading) ->
         if last is not None and packet.dts + offset < last:
             moment = seconds_text((after - first) * tick)
             if not packet.is_keyframe:
-                raise ValueError(f"{reading.name} has a clock that jumps back at {moment} s. Convert it to mp4 first.")
+                text = f"{reading.name} has a clock that jumps back at {moment} s. Convert it to mp4 first."
+                source.refusal = ValueError(text)  # not yet: frames from before it are still in the decoder
+                return
             reading.note(f"its clock starts anew at {moment} s, continued")
             offset = after - packet.dts
         packet.dts += offset
