@@ -66,7 +66,7 @@ def _from_start(reading: Reading, careful: bool) -> Iterator[Moment]:
                 continue
             threaded = stream.codec_context.name in _THREADED and not careful and not source.by_rank
             stream.thread_type = "AUTO" if threaded else "SLICE"
-            with closing(_in_order(_timed(source, reading, careful), reading)) as found:
+            with closing(_in_order(_timed(source, reading, not threaded), reading)) as found:
                 first = next(found, None)
                 if source.whole or (first and first.time <= reading.start):
                     if first:
