@@ -186,6 +186,7 @@ class LoadMotionClip(io.ComfyNode):
             stride=timing.get("stride", 1),
             crop=crop,
             folder_fps=folder_fps,
+            damaged="skip",
         )
         path = clips.find(file)
         clip = read_clip(path, request) if model is None else read_snapped(path, request, family_of_model(model))
@@ -195,7 +196,7 @@ class LoadMotionClip(io.ComfyNode):
         report.tell(taken)
         frames, height, width, _ = clip.frames.shape
         still = still_warning(clip.frames.movedim(-1, 0)[None])
-        for text in filter(None, (still, _unlike_training(vae, ClipSize(frames, width, height)))):
+        for text in filter(None, (*clip.warnings, still, _unlike_training(vae, ClipSize(frames, width, height)))):
             report.warn(text)
         preview = cls._preview(clip.frames, clip.fps)
         return io.NodeOutput(clip.frames, clip.fps, len(clip.frames), taken, ui=report.ui(preview))

@@ -11,6 +11,7 @@ from itertools import accumulate
 from pathlib import Path
 
 import av
+import numpy as np
 from PIL import Image
 
 from .film import Film, Shot, counted, rate_text
@@ -28,7 +29,7 @@ def open_animation(path: Path) -> Iterator[Film]:
             accumulate((Fraction(ms if ms > 10 else _GIF_DEFAULT_MS, 1000) for ms in durations), initial=Fraction(0))
         )
 
-        def load(i: int) -> Image.Image:
+        def load(i: int) -> np.ndarray:
             try:
                 image.seek(i)
                 return opaque(image)
@@ -43,7 +44,7 @@ def open_animation(path: Path) -> Iterator[Film]:
 
 def _gif_durations(path: Path) -> list[int]:
     """Milliseconds of each frame."""
-    with av.open(str(path), format="gif", options={"protocol_whitelist": "file"}) as container:
+    with av.open(str(path), format="gif", container_options={"protocol_whitelist": "file"}) as container:
         packets = container.demux()
         return [int(packet.duration * packet.time_base * 1000) for packet in packets if packet.size] or [0]
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from .film import Film, Shot, counted, fraction, rate_text
@@ -35,10 +36,11 @@ def open_folder(path: Path, fps: float) -> Iterator[Film]:
         raise ValueError(f"The folder {path.name} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}).")
     sizes: dict[tuple[int, int], str] = {}  # with the first image of each
 
-    def load(file: Path) -> Image.Image:
+    def load(file: Path) -> np.ndarray:
         with Image.open(file) as image:
             picture = opaque(ImageOps.exif_transpose(image))
-        sizes.setdefault(picture.size, file.name)
+        height, width, _ = picture.shape
+        sizes.setdefault((width, height), file.name)
         if len(sizes) > 1:
             (a, first), (b, other) = sizes.items()
             raise ValueError(
