@@ -11,8 +11,8 @@ import folder_paths
 from aiohttp import web
 from server import PromptServer
 
-from ...sma.clip.folder import IMAGE_SUFFIXES
-from ...sma.clip.sources import ANIMATION_SUFFIXES
+from ...sma.clip.folder import is_image
+from ...sma.clip.formats import FILM_SUFFIXES
 from .paths import chosen_path
 
 # Not named "examples": the host would look for workflow templates there.
@@ -23,9 +23,8 @@ _EXAMPLE_MARK = " [example]"
 def choices() -> list[str]:
     """Lists videos, animated images and folders of images right under input/, then the pack's own clips."""
     folder = Path(folder_paths.get_input_directory())
-    entries = sorted(folder.iterdir()) if folder.is_dir() else []
-    videos = set(folder_paths.filter_files_content_types([e.name for e in entries if e.is_file()], ["video"]))
-    files = [e.name for e in entries if e.name in videos or (e.is_file() and e.suffix.lower() in ANIMATION_SUFFIXES)]
+    entries = sorted(e for e in folder.iterdir() if not e.name.startswith(".")) if folder.is_dir() else []
+    files = [e.name for e in entries if e.suffix.lower() in FILM_SUFFIXES and e.is_file()]
     folders = [f"{e.name}/" for e in entries if e.is_dir() and _holds_images(e)]
     return files + folders + sorted(_examples())
 
@@ -70,5 +69,4 @@ def _holds_images(folder: Path) -> bool:
     """Stops at the second image: the host asks for this list often, and the folder may hold thousands."""
     if not os.access(folder, os.R_OK | os.X_OK):
         return False
-    images = (entry for entry in folder.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES)
-    return len(list(islice(images, 2))) == 2
+    return len(list(islice(filter(is_image, folder.iterdir()), 2))) == 2

@@ -11,19 +11,18 @@ from pathlib import Path
 import av
 
 from .film import Film, Shot, counted, rate_text, seconds_text
+from .formats import FFMPEG_READERS
 from .frame import upright
-
-# FFmpeg looks at contents, not names: without this list a renamed playlist would make it open the files it lists.
-_CONTAINERS = "mov,mp4,matroska,webm,avi,mpegts,flv"
 
 
 @contextmanager
 def open_video(path: Path, start: float) -> Iterator[Film]:
-    with av.open(str(path), options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}) as container:
+    with av.open(str(path), options={"format_whitelist": FFMPEG_READERS, "protocol_whitelist": "file"}) as container:
         stream = container.streams.best("video")  # never a sound, data or cover-picture stream
         if stream is None:
             raise ValueError(f"{path.name} holds no video stream. Pick another file.")
-        stream.thread_type = "AUTO"
+        # FFmpeg's Theora decoder (8.1) gives wrong pictures now and then with a thread for each frame.
+        stream.thread_type = "SLICE" if stream.codec_context.name == "theora" else "AUTO"
         if start > 0:
             container.seek((stream.start_time or 0) + int(start / stream.time_base), stream=stream)
         rate = stream.average_rate or stream.guessed_rate
