@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import PurePath
@@ -54,12 +54,10 @@ def _series(names: Sequence[str]) -> dict[str, list[tuple[int, str]]]:
 
 
 def _gaps(numbers: Sequence[int]) -> str:
-    """The numbers that are missing from a row with a step that most of its neighbours have; "" where there is no such step."""
-    steps = Counter(after - before for before, after in pairwise(numbers))
-    if not steps:
-        return ""
-    step, times = steps.most_common(1)[0]
-    if 2 * times <= sum(steps.values()) or any(other % step for other in steps):
+    """The numbers that are missing from a row; "" where it has no step that at least half of its neighbours keep."""
+    steps = [after - before for before, after in pairwise(numbers)]
+    step = min(steps, default=0)
+    if not steps or 2 * steps.count(step) < len(steps) or any(other % step for other in steps):
         return ""
     gaps = [(before + step, after - step) for before, after in pairwise(numbers) if after - before > step]
     texts = [str(first) if first == last else f"{first}-{last}" for first, last in gaps]

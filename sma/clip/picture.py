@@ -42,13 +42,13 @@ def read_picture(path: Path) -> np.ndarray:
     except Image.DecompressionBombError as error:
         raise ValueError("has more pixels than Pillow opens. Save it smaller.") from error
     except DAMAGE as error:
+        if isinstance(error, OSError) and error.errno:  # the system's; Pillow's have no number
+            raise ValueError(f"cannot be opened: {error.strerror}.") from error
         raise ValueError(_fault(path)) from error
     if pictures > 1 and image.format == "TIFF":
         raise ValueError(f"holds {pictures} pages. Save each as a file of its own.")
     if pictures > 1:
-        raise ValueError(
-            f"is an animation of {pictures} frames. Choose it alone as the clip, or take it out of the folder."
-        )
+        raise ValueError(f"is an animation of {pictures} frames, not a single picture. Take it out of the folder.")
     return _upright(_over_black(_samples(image)), image.getexif().get(ORIENTATION, 1))
 
 
