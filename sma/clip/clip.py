@@ -17,6 +17,7 @@ from ..checks import check_option
 from .film import Film, Shot, fraction, rate_text, seconds_text
 from .fit import Crop, fitted
 from .sources import open_film
+from .video import Damaged
 
 MIN_FPS = 0.01
 OPEN_END_LIMIT = 512  # frames that frame_count 0 takes at most: a long film would fill the memory
@@ -35,6 +36,7 @@ class ClipRequest:
         stride: take every n-th source frame; must be 1 where fps is given.
         crop: "centre" keeps the aspect ratio and cuts the longer side, "stretch" keeps everything and distorts.
         folder_fps: rate of a folder of images, which has none of its own.
+        damaged: "refuse" raises at a damaged frame of a video, "skip" passes it over and says so in the report and the warnings.
     """
 
     width: int
@@ -45,6 +47,7 @@ class ClipRequest:
     stride: int = 1
     crop: Crop = "centre"
     folder_fps: float = 8.0
+    damaged: Damaged = "refuse"
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1:
@@ -58,6 +61,7 @@ class ClipRequest:
         if self.stride < 1 or (self.fps is not None and self.stride != 1):
             raise ValueError(f"stride is {self.stride}; use 1 or more, and 1 where fps is given.")
         check_option("crop", self.crop, Crop)
+        check_option("damaged", self.damaged, Damaged)
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ def read_clip(path: Path, request: ClipRequest) -> Clip:
     if not path.exists():
         raise ValueError(f"There is no clip {path.name!r}. Pick or upload one.")
     try:
-        with open_film(path, start=request.start, folder_fps=request.folder_fps) as film:
+        with open_film(path, start=request.start, folder_fps=request.folder_fps, damaged=request.damaged) as film:
             return _take(path.name, film, request)
     except (av.FFmpegError, OSError) as error:
         raise ValueError(f"{path.name} cannot be read as a clip: {error.strerror or error}.") from error

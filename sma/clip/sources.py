@@ -14,15 +14,18 @@ from .contents import GIF, WEBP, what_it_is
 from .film import Film
 from .folder import open_folder
 from .formats import WHAT_IS_A_CLIP
-from .video import open_video
+from .video import Damaged, open_video
 
 
 @contextmanager
-def open_film(path: Path, *, start: float, folder_fps: float) -> Iterator[Film]:
+def open_film(path: Path, *, start: float, folder_fps: float, damaged: Damaged = "refuse") -> Iterator[Film]:
     """Open a film near `start` seconds; the shots of a video begin at the key frame before that.
 
     Files are taken for what they hold, whatever their names. Nothing is decoded for shots that are not loaded, but for the frames
     that a loaded one builds upon.
+
+    Args:
+        damaged: "refuse" raises at a damaged frame of a video, "skip" passes it over and tells.
 
     Raises:
         ValueError: the path holds no film; the message says what it is. av.FFmpegError, OSError: it cannot be decoded.
@@ -30,7 +33,7 @@ def open_film(path: Path, *, start: float, folder_fps: float) -> Iterator[Film]:
     what = "" if path.is_dir() else what_it_is(path)
     with ExitStack() as stack:
         try:
-            film = stack.enter_context(_reader(path, what, start, folder_fps))
+            film = stack.enter_context(_reader(path, what, start, folder_fps, damaged))
         except (av.FFmpegError, UnidentifiedImageError) as error:
             if what in ("", GIF, WEBP):
                 fault = (
@@ -43,7 +46,7 @@ def open_film(path: Path, *, start: float, folder_fps: float) -> Iterator[Film]:
         yield film
 
 
-def _reader(path: Path, what: str, start: float, folder_fps: float) -> AbstractContextManager[Film]:
+def _reader(path: Path, what: str, start: float, folder_fps: float, damaged: Damaged) -> AbstractContextManager[Film]:
     if path.is_dir():
         return open_folder(path, folder_fps)
-    return open_animation(path) if what in (GIF, WEBP) else open_video(path, start)
+    return open_animation(path) if what in (GIF, WEBP) else open_video(path, start, damaged)

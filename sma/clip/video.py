@@ -3,47 +3,98 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import av
+import numpy as np
 
-from .film import Film, Shot, counted, rate_text, seconds_text
-from .formats import FFMPEG_READERS
-from .frame import upright
+from .colour import conversion
+from .decode import Moment, Reading, moments
+from .film import Film, Shot, counted, fraction, rate_text, seconds_text
+from .frame import picture
+from .interlaced import deinterlaced
+from .packets import open_container, video_stream
+from .shape import pixel_shape, pixel_text, squared, turn_of
+
+Damaged = Literal["refuse", "skip"]
 
 
 @contextmanager
-def open_video(path: Path, start: float) -> Iterator[Film]:
-    with av.open(str(path), options={"format_whitelist": FFMPEG_READERS, "protocol_whitelist": "file"}) as container:
-        stream = container.streams.best("video")  # never a sound, data or cover-picture stream
-        if stream is None:
-            raise ValueError(f"{path.name} holds no video stream. Pick another file.")
-        # FFmpeg's Theora decoder (8.1) gives wrong pictures now and then with a thread for each frame.
-        stream.thread_type = "SLICE" if stream.codec_context.name == "theora" else "AUTO"
-        if start > 0:
-            container.seek((stream.start_time or 0) + int(start / stream.time_base), stream=stream)
+def open_video(path: Path, start: float, damaged: Damaged = "refuse") -> Iterator[Film]:
+    """Open a video near `start` seconds.
+
+    Args:
+        damaged: "refuse" raises at a damaged frame, "skip" passes it over and says so in the film's notes and warnings.
+    """
+    notes: dict[str, None] = {}
+    with open_container(path) as container:
+        stream = video_stream(container, path.name)
         rate = stream.average_rate or stream.guessed_rate
         if not rate:
             raise ValueError(f"{path.name} has no frame rate. Convert it to mp4 first.")
-        yield Film(_video_shots(path.name, container, stream), Fraction(rate), _holds(container, stream, rate))
-
-
-def _video_shots(name: str, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[Shot]:
-    origin = stream.start_time or 0
-    for frame in container.decode(stream):
-        if frame.pts is None:
-            raise ValueError(f"{name} has frames without timestamps. Convert it to mp4 first.")
-        yield Shot((frame.pts - origin) * stream.time_base, partial(upright, frame))
+        holds = _holds(container, stream, rate)
+        look = _Look(
+            pixel_shape(stream.sample_aspect_ratio),
+            int(stream.codec_context.color_trc),
+            int(stream.codec_context.color_primaries),
+            notes,
+        )
+    film = Film(iter(()), Fraction(rate), holds, notes)
+    reading = Reading(path, fraction(start), damaged == "skip", film)
+    with closing(_shots(reading, look)) as shots:
+        yield replace(film, shots=shots)
 
 
 def _holds(container: av.container.InputContainer, stream: av.VideoStream, rate: Fraction) -> str:
     if stream.frames:
         length = counted(stream.frames, "frame")
-    elif container.duration:  # webm headers count no frames
+    elif container.duration and container.format.name != "mpeg":  # webm counts no frames; of mpg FFmpeg's guess is too short
         length = f"{seconds_text(Fraction(container.duration, av.time_base))} s"
     else:
         length = "unknown length"  # nor do live recordings their seconds
     return f"{length} at {rate_text(rate)} fps"
+
+
+@dataclass(frozen=True)
+class _Look:
+    """How a film's frames become pictures, and the notes of its report."""
+
+    pixel: Fraction
+    transfer: int
+    primaries: int
+    notes: dict[str, None]
+
+    def load(self, before: av.VideoFrame | None, frame: av.VideoFrame, after: av.VideoFrame | None) -> np.ndarray:
+        turn, pixel = turn_of(frame), self.pixel
+        if frame.interlaced_frame:
+            frame = deinterlaced(before, frame, after)
+            self.notes["interlaced, made whole"] = None
+        shown = turn(picture(frame, self.transfer, self.primaries))
+        if turn.swap:
+            pixel = 1 / pixel
+        squares = squared(shown, pixel)
+        if squares.shape != shown.shape:
+            self.notes[pixel_text(pixel)] = None
+        if done := conversion(self.transfer, self.primaries):
+            self.notes[done] = None
+        return squares
+
+
+def _shots(reading: Reading, look: _Look) -> Iterator[Shot]:
+    before = now = None
+    for after in moments(reading):
+        if now:
+            yield _shot(before, now, after, look)
+        before, now = now, after
+    if now:
+        yield _shot(before, now, None, look)
+
+
+def _shot(before: Moment | None, now: Moment, after: Moment | None, look: _Look) -> Shot:
+    frames = [moment and moment.frame for moment in (before, now, after)]
+    return Shot(now.time, partial(look.load, *frames))

@@ -1,0 +1,260 @@
+"""The frames of a film in order of presentation, each with its moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+import av
+
+from .film import Film, counted, seconds_text
+from .packets import Source, open_container, packets_from, video_stream
+
+# Seconds that a seek aims before the start, if the one before came out behind it; None: from the film's beginning.
+_EARLIER = (Fraction(0), Fraction(1), Fraction(4), Fraction(16), None)
+# FFmpeg's own decoders of these leave transparency out.
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+# FFmpeg's decoders (8.1) that give wrong pictures now and then with a thread for each frame.
+_RACING_DECODERS = ("theora", "vp3", "vp4")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A frame and the seconds after the film's first frame at which it is shown."""
+
+    time: Fraction
+    frame: av.VideoFrame
+
+
+@dataclass
+class Reading:
+    """What to read of a film, and where to tell what the reading finds.
+
+    Fields:
+        start: seconds of the first frame that is wanted.
+        skip: pass over damaged frames instead of refusing them.
+    """
+
+    path: Path
+    start: Fraction
+    skip: bool
+    film: Film
+    _lost: list[Fraction] = field(default_factory=list)
+    _told: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def note(self, text: str) -> None:
+        self.film.notes[text] = None
+
+    def lose(self, moment: Fraction, error: av.FFmpegError) -> None:
+        """Pass over the damaged frame of that moment and say so, or refuse it."""
+        if not self.skip:
+            raise ValueError(
+                f"{self.name} cannot be read at {seconds_text(moment)} s: its frame there is damaged. "
+                "Take frames before or after it, or pick another file."
+            ) from error
+        self._lost.append(moment)
+        self._tell()
+
+    def start_over(self) -> None:
+        self._lost.clear()
+        self._tell()
+
+    @property
+    def is_damaged(self) -> bool:
+        return bool(self._lost)
+
+    def _tell(self) -> None:
+        for words in (self.film.notes, self.film.warnings):
+            words.pop(self._told, None)
+        if not self._lost:
+            return
+        first, last = seconds_text(min(self._lost)), seconds_text(max(self._lost))
+        where = f"at {first} s" if first == last else f"between {first} and {last} s"
+        self._told = f"{counted(len(self._lost), 'damaged frame')} passed over {where}"
+        for words in (self.film.notes, self.film.warnings):
+            words[self._told] = None
+
+
+def moments(reading: Reading) -> Iterator[Moment]:
+    """Decode the frames from one at or before the start to the film's end, each later than the one before.
+
+    Raises:
+        ValueError: a damaged frame, which is refused, or one that cannot be put in order.
+    """
+    last = None
+    try:
+        for moment in _from_start(reading, careful=False):
+            last = moment.time
+            yield moment
+        return
+    except (av.FFmpegError, _Unsure):
+        pass
+    # Threads tell of a damaged frame several frames later. Once more without them, to know which it is.
+    for moment in _from_start(reading, careful=True):
+        if last is None or moment.time > last:
+            yield moment
+
+
+def _from_start(reading: Reading, careful: bool) -> Iterator[Moment]:
+    for earlier in _EARLIER:
+        reading.start_over()
+        with open_container(reading.path) as container:
+            stream = video_stream(container, reading.name)
+            try:
+                source = packets_from(
+                    container,
+                    stream,
+                    reading.name,
+                    reading.start,
+                    earlier,
+                    partial(_first_stamp, reading),
+                    reading.note,
+                )
+            except av.FFmpegError:
+                if earlier is None:
+                    raise
+                continue
+            one_by_one = careful or source.by_rank or stream.codec_context.name in _RACING_DECODERS
+            stream.thread_type = "SLICE" if one_by_one else "AUTO"
+            found = _in_order(_timed(source, reading, careful), reading)
+            first = next(found, None)
+            if source.whole or (first and first.time <= reading.start):
+                if first:
+                    yield first
+                yield from found
+                return
+
+
+def _first_stamp(reading: Reading) -> int:
+    """Stamp of the first frame that the decoder shows."""
+    with open_container(reading.path) as container:
+        stream = video_stream(container, reading.name)
+        for packet in container.demux(stream):
+            try:
+                for frame in packet.decode():
+                    if frame.pts is not None:
+                        return frame.pts
+            except av.FFmpegError:  # met again, and told of, when the frames are read
+                continue
+    raise ValueError(f"{reading.name} holds no frame that can be read. Pick another file.")
+
+
+def _timed(source: Source, reading: Reading, careful: bool) -> Iterator[Moment]:
+    """Frames as the decoder gives them out, which is the order of presentation."""
+    decode = _decoder(source.stream, reading.note)
+    ranks = _Ranks(source.stamps)
+    watch = None if careful or source.by_rank else _Watch()
+    usual = 1 / Fraction(source.stream.average_rate or source.stream.guessed_rate or 25)
+    time = -usual
+    for packet in chain(source.packets, [None]):
+        try:
+            if watch and packet:
+                watch.goes_in(packet)
+            frames = decode(packet)
+        except av.FFmpegError as error:
+            if not careful:
+                raise
+            if packet is None:
+                return
+            if source.by_rank:
+                ranks.lost.append(packet.pts)
+            stamp = source.stamps[packet.pts] if source.by_rank else packet.pts
+            reading.lose(time + usual if stamp is None else source.seconds(stamp), error)
+            continue
+        for frame in frames:
+            stamp = ranks.stamp(frame.pts) if source.by_rank else frame.pts
+            time = time + usual if stamp is None else source.seconds(stamp)
+            if watch:
+                watch.comes_out(frame)
+            yield Moment(time, frame)
+    if watch:
+        watch.ends()
+
+
+class _Unsure(Exception):
+    """A frame went into the decoder and did not come out."""
+
+
+class _Watch:
+    """Sees whether every frame that goes into a decoder comes out: with threads it may drop a damaged one in silence."""
+
+    def __init__(self) -> None:
+        self._inside: set[int] = set()
+        self._first: int | None = None
+
+    def goes_in(self, packet: av.Packet) -> None:
+        # What comes before the first frame that is shown leans on frames from before the key frame.
+        if packet.pts is not None and not packet.is_discard and (self._first is None or packet.pts > self._first):
+            self._inside.add(packet.pts)
+
+    def comes_out(self, frame: av.VideoFrame) -> None:
+        if frame.pts is None:
+            return
+        if self._first is None:
+            self._first = frame.pts
+            self._inside = {stamp for stamp in self._inside if stamp > frame.pts}
+        self._inside.discard(frame.pts)
+        if any(stamp < frame.pts for stamp in self._inside):
+            raise _Unsure
+
+    def ends(self) -> None:
+        if self._inside:
+            raise _Unsure
+
+
+class _Ranks:
+    """Moments for a container that stores none: the n-th frame shown has the n-th stamp, whichever packet it came in.
+
+    Fields:
+        lost: places of the damaged packets, whose frames take up a stamp too.
+    """
+
+    def __init__(self, stamps: list[int]) -> None:
+        self.lost: list[int] = []
+        self._stamps = stamps
+        self._shown = 0
+
+    def stamp(self, place: int | None) -> int:
+        while self.lost and place is not None and self.lost[0] < place:
+            del self.lost[0]
+            self._shown += 1
+        self._shown += 1
+        return self._stamps[min(self._shown, len(self._stamps)) - 1]
+
+
+def _decoder(
+    stream: av.VideoStream, note: Callable[[str], None]
+) -> Callable[[av.Packet | None], Sequence[av.VideoFrame]]:
+    context = stream.codec_context
+    if stream.metadata.get("alpha_mode") == "1" and context.name in _ALPHA_DECODERS:
+        try:
+            alpha = av.CodecContext.create(_ALPHA_DECODERS[context.name], "r")
+        except ValueError:
+            note("its transparency cannot be read with this PyAV")
+        else:
+            alpha.extradata = context.extradata
+            context = alpha
+    return context.decode
+
+
+def _in_order(frames: Iterator[Moment], reading: Reading) -> Iterator[Moment]:
+    last = None
+    for moment in frames:
+        if last is None or moment.time > last:
+            last = moment.time
+            yield moment
+        elif moment.time == last:
+            reading.note(f"a second frame for {seconds_text(last)} s left out")
+        elif not reading.is_damaged:  # decoders lose the order where frames are damaged
+            raise ValueError(
+                f"{reading.name} cannot be put in order: after its frame at {seconds_text(last)} s comes one at "
+                f"{seconds_text(moment.time)} s. Convert it to mp4 first."
+            )
