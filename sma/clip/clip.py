@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from ..checks import check_option
-from .film import Film, Shot, fraction, rate_text, seconds_text
+from .film import Damaged, Film, Shot, fraction, rate_text, seconds_text
 from .fit import Crop, fitted
 from .sources import open_film
-from .video import Damaged
 
 MIN_FPS = 0.01
 OPEN_END_LIMIT = 512  # frames that frame_count 0 takes at most: a long film would fill the memory

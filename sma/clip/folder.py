@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from .film import Film, Shot, counted, fraction, rate_text, seconds_text
+from .film import Damaged, Film, Shot, counted, fraction, rate_text, seconds_text
 from .formats import IMAGE_SUFFIXES
 from .numbering import numbering_notes
-from .picture import read_picture
+from .picture import UnreadablePicture, read_picture
+
+_LISTED = 4  # images passed over that are named
 
 
 def natural_key(name: str) -> list[str | int]:
@@ -32,7 +35,13 @@ def image_files(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def open_folder(path: Path, fps: float) -> Iterator[Film]:
+def open_folder(path: Path, fps: float, damaged: Damaged = "refuse") -> Iterator[Film]:
+    """Open a folder of images as a film.
+
+    Args:
+        fps: images per second.
+        damaged: "refuse" raises at an image that cannot be read, "skip" passes it over and tells; the others keep their moments.
+    """
     files = image_files(path)
     if not files:
         raise ValueError(f"The folder {path.name} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}).")
@@ -56,6 +65,27 @@ def open_folder(path: Path, fps: float) -> Iterator[Film]:
             )
         return picture
 
-    shots = (Shot(i / rate, partial(load, i)) for i in range(len(files)))
     notes = dict.fromkeys(numbering_notes([file.name for file in files]))
-    yield Film(shots, rate, f"{counted(len(files), 'image')} at {rate_text(rate)} fps", notes, dict(notes))
+    film = Film(iter(()), rate, f"{counted(len(files), 'image')} at {rate_text(rate)} fps", notes, dict(notes))
+    taken = range(len(files)) if damaged == "refuse" else _readable(files, film)
+    yield replace(film, shots=(Shot(i / rate, partial(load, i)) for i in taken))
+
+
+def _readable(files: list[Path], film: Film) -> Iterator[int]:
+    """The places of the images that can be read; the film tells of the others."""
+    passed: list[str] = []
+    told = ""
+    for i, file in enumerate(files):
+        try:
+            read_picture(file)
+        except UnreadablePicture:
+            passed.append(file.name)
+            names = ", ".join(passed[:_LISTED]) + (f" and {len(passed) - _LISTED} more" if passed[_LISTED:] else "")
+            for words in (film.notes, film.warnings):
+                words.pop(told, None)
+                words[f"{counted(len(passed), 'damaged image')} passed over: {names}"] = None
+            told = next(reversed(film.notes))
+        except ValueError:  # said when it is loaded
+            yield i
+        else:
+            yield i

@@ -24,6 +24,10 @@ _SUBFILE, _REDUCED = 254, 1  # tag of a tiff's page, and its bit for a smaller c
 _switch = threading.RLock()
 
 
+class UnreadablePicture(ValueError):
+    """A file that is damaged or no picture."""
+
+
 def read_picture(path: Path) -> np.ndarray:
     """Read an image file as RGB [H, W, 3], float32, 0..1, upright by its EXIF orientation, over black where it is transparent.
 
@@ -31,8 +35,9 @@ def read_picture(path: Path) -> np.ndarray:
     Pillow gives the upper 8. Float values are taken as they are.
 
     Raises:
-        ValueError: not a picture, damaged, an animation or several pages, or values for which nobody knows what white is. The
-            message goes on where the name of the file ends: "is cut short or damaged. Replace it ..."
+        UnreadablePicture: damaged, or not a picture.
+        ValueError: an animation or several pages, or values for which nobody knows what white is. Every message goes on where the
+            name of the file ends: "is cut short or damaged. Replace it ..."
     """
     try:
         image, pictures = _loaded(path)
@@ -43,13 +48,13 @@ def read_picture(path: Path) -> np.ndarray:
         raise ValueError("has more pixels than Pillow opens. Save it smaller.") from error
     except DAMAGE as error:
         if isinstance(error, OSError) and error.errno:  # the system's; Pillow's have no number
-            raise ValueError(f"cannot be opened: {error.strerror}.") from error
-        raise ValueError(_fault(path)) from error
+            raise UnreadablePicture(f"cannot be opened: {error.strerror}.") from error
+        raise UnreadablePicture(_fault(path)) from error
     if pictures > 1 and image.format == "TIFF":
         raise ValueError(f"holds {pictures} pages. Save each as a file of its own.")
     if pictures > 1:
         raise ValueError(f"is an animation of {pictures} frames, not a single picture. Take it out of the folder.")
-    return _upright(_over_black(_samples(image)), image.getexif().get(ORIENTATION, 1))
+    return _upright(_over_black(_samples(image)), _orientation(image))
 
 
 def opaque(image: Image.Image) -> np.ndarray:
@@ -94,7 +99,7 @@ def _tiff(path: Path, unidentified: UnidentifiedImageError) -> tuple[np.ndarray,
     except (av.FFmpegError, OSError, SyntaxError, struct.error, StopIteration) as error:
         raise ValueError("is a tiff that is damaged or of a kind that is not read here. Save it as a png.") from error
     if read is None:
-        raise ValueError(_fault(path)) from unidentified
+        raise UnreadablePicture(_fault(path)) from unidentified
     return read
 
 
@@ -120,6 +125,13 @@ def _samples(image: Image.Image) -> np.ndarray:
     if isinstance(clear := image.info.get("transparency"), int):  # the one grey value of a png that is transparent
         grey = np.where(values == clear, np.float32(0), grey)
     return grey[..., None]
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(ORIENTATION, 1)
+    except DAMAGE:  # of the EXIF alone: viewers show such a picture as it is stored
+        return 1
 
 
 def _over_black(samples: np.ndarray) -> np.ndarray:

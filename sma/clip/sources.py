@@ -7,14 +7,13 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import av
-from PIL import UnidentifiedImageError
 
 from .animation import open_animation
 from .contents import GIF, WEBP, what_it_is
-from .film import Film
+from .film import Damaged, Film
 from .folder import open_folder
 from .formats import WHAT_IS_A_CLIP
-from .video import Damaged, open_video
+from .video import open_video
 
 
 @contextmanager
@@ -34,7 +33,9 @@ def open_film(path: Path, *, start: float, folder_fps: float, damaged: Damaged =
     with ExitStack() as stack:
         try:
             film = stack.enter_context(_reader(path, what, start, folder_fps, damaged))
-        except (av.FFmpegError, UnidentifiedImageError) as error:
+        except (av.FFmpegError, OSError) as error:
+            if error.errno and not isinstance(error, av.FFmpegError):  # the system's; Pillow's have no number
+                raise
             if what in ("", GIF, WEBP):
                 fault = (
                     "is cut short or damaged"
@@ -48,5 +49,5 @@ def open_film(path: Path, *, start: float, folder_fps: float, damaged: Damaged =
 
 def _reader(path: Path, what: str, start: float, folder_fps: float, damaged: Damaged) -> AbstractContextManager[Film]:
     if path.is_dir():
-        return open_folder(path, folder_fps)
-    return open_animation(path) if what in (GIF, WEBP) else open_video(path, start, damaged)
+        return open_folder(path, folder_fps, damaged)
+    return open_animation(path, damaged) if what in (GIF, WEBP) else open_video(path, start, damaged)

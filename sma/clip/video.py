@@ -8,20 +8,17 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import av
 import numpy as np
 
 from .colour import conversion
 from .decode import Moment, Reading, moments
-from .film import Film, Shot, counted, fraction, rate_text, seconds_text
+from .film import Damaged, Film, Shot, counted, fraction, rate_text, seconds_text
 from .frame import picture
 from .interlaced import deinterlaced
 from .packets import open_container, video_stream
 from .shape import pixel_shape, pixel_text, squared, turn_of
-
-Damaged = Literal["refuse", "skip"]
 
 
 @contextmanager
@@ -53,7 +50,9 @@ def open_video(path: Path, start: float, damaged: Damaged = "refuse") -> Iterato
 def _holds(container: av.container.InputContainer, stream: av.VideoStream, rate: Fraction) -> str:
     if stream.frames:
         length = counted(stream.frames, "frame")
-    elif container.duration and container.format.name != "mpeg":  # webm counts no frames; of mpg FFmpeg's guess is too short
+    elif (
+        container.duration and container.format.name != "mpeg"
+    ):  # webm counts no frames; of mpg FFmpeg's guess is too short
         length = f"{seconds_text(Fraction(container.duration, av.time_base))} s"
     else:
         length = "unknown length"  # nor do live recordings their seconds

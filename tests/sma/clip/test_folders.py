@@ -71,6 +71,23 @@ def test_a_broken_file_is_named_by_its_own_name_and_moment(walk, kind):
     assert len(read(walk, 7).frames) == 7  # the frames before it are whole
 
 
+def test_broken_files_can_be_passed_over_and_are_told(walk):
+    for number in (3, 7):
+        (walk / f"f{number:02}.png").write_bytes(b"")
+    clip = read_clip(walk, ClipRequest(width=16, height=12, frame_count=0, damaged="skip"))
+    kept = [i for i in range(12) if i not in (3, 7)]
+    assert (clip.frames[:, 0, 0, 0] * 255).round().tolist() == [20 * i for i in kept]
+    assert clip.timestamps == tuple(i / 8 for i in kept)  # the others keep their moments
+    assert clip.warnings == ("2 damaged images passed over: f03.png, f07.png",)
+    assert clip.report.endswith("; 2 damaged images passed over: f03.png, f07.png")
+
+
+def test_what_is_no_damage_is_not_passed_over(walk):
+    Image.fromarray(np.full((12, 16), 255, np.float32)).save(walk / "f03.tif")
+    with pytest.raises(ValueError, match="f03.tif in walk .* holds float values"):
+        read_clip(walk, ClipRequest(width=16, height=12, frame_count=0, damaged="skip"))
+
+
 def test_a_file_that_goes_while_it_is_read_is_named(walk, monkeypatch):
     # A hard error of the system, such as a disk that was taken out.
     monkeypatch.setattr(Image, "open", lambda *_, **__: open(walk / "gone.png", "rb"))  # noqa: PTH123

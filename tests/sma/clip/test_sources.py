@@ -166,3 +166,31 @@ def test_the_head_of_a_video_alone_is_called_damaged(tmp_path):
         ValueError, match="^film.mp4 cannot be read as a clip: it is damaged or of an unknown kind. Save it"
     ):
         read_clip(tmp_path / "film.mp4", ClipRequest(width=64, height=48))
+
+
+def write_noise(path):
+    noise = np.random.default_rng(0).integers(0, 255, (8, 24, 32, 3), dtype=np.uint8)
+    first, *rest = map(Image.fromarray, noise)
+    first.save(path, save_all=True, append_images=rest, duration=100)
+    whole = read_clip(path, ClipRequest(width=32, height=24, frame_count=0)).frames
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    return whole
+
+
+def test_the_whole_frames_of_a_gif_that_was_cut_can_be_taken(tmp_path):
+    whole = write_noise(tmp_path / "anim.gif")
+    request = {"width": 32, "height": 24, "frame_count": 0}
+    with pytest.raises(
+        ValueError, match=r"^anim.gif is cut short or damaged at frame 5 of 5, 0.4 s. Lower frame_count"
+    ):
+        read_clip(tmp_path / "anim.gif", ClipRequest(**request))
+    clip = read_clip(tmp_path / "anim.gif", ClipRequest(**request, damaged="skip"))
+    assert (clip.frames == whole[:4]).all() and len(clip.frames) == 4
+    assert clip.warnings == ("its frames from 0.4 s on are damaged and left out",)
+
+
+def test_a_webp_that_was_cut_is_refused(tmp_path):
+    """The decoder takes none of its frames."""
+    write_noise(tmp_path / "anim.webp")
+    with pytest.raises(ValueError, match=r"^anim.webp is cut short or damaged. Save it anew, as mp4\.$"):
+        read_clip(tmp_path / "anim.webp", ClipRequest(width=32, height=24, frame_count=0))
