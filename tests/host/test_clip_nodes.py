@@ -108,6 +108,70 @@ def test_the_list_names_films_gifs_image_folders_and_the_packs_own_clips(host, c
     assert schema.inputs[0].options == ["film.mp4", "loop.gif", "walk/", example]
 
 
+def test_the_list_names_nothing_that_cannot_be_read(host, clips, monkeypatch, tmp_path):
+    import folder_paths
+
+    case = Path(__file__).parents[1] / "cases" / "offered_but_unreadable"
+    monkeypatch.setattr(folder_paths, "get_input_directory", lambda: str(tmp_path))
+    monkeypatch.setattr(host.module("nodes.host.clips"), "_examples", dict)
+    for film in case.glob("a.*"):
+        shutil.copy(film, tmp_path)
+    # What the host's own pickers take for videos, hidden files, playlists, pictures, and folders that only seem to hold images.
+    foreign = [
+        "a.mjpeg",
+        "a.m1v",
+        "a.h264",
+        "a.m3u8",
+        "a.mpd",
+        "a.sdp",
+        "a.txt",
+        "a.png",
+        ".a.mp4",
+        "._a.wmv",
+        "a.mp4.part",
+    ]
+    for name in foreign:
+        (tmp_path / name).write_bytes(b"something")
+    for folder, names in (
+        {"walk": ["1.png", "2.png"], ".thumbs": ["1.png", "2.png"], "one": ["1.png", "._1.png"]}
+    ).items():
+        (tmp_path / folder).mkdir()
+        for name in names:
+            shutil.copy(clips / "walk" / "1.png", tmp_path / folder / name)
+    (tmp_path / "nested" / "1.png").mkdir(parents=True)
+    (tmp_path / "nested" / "2.png").mkdir()
+    (tmp_path / "folder.mp4").mkdir()
+    offered = host.module("nodes.host.clips").choices()
+    assert offered == ["a.mpg", "a.ogv", "a.wmv", "walk/"]
+    for file in offered[:3]:
+        assert load(host, file, timing={"timing": "stride", "stride": 1})[1] == 24
+
+
+def test_hidden_files_are_no_reason_to_run_again(host, clips):
+    node = host.node("SMA_LoadMotionClip")
+    before = node.fingerprint_inputs(file="walk/")
+    for name in ("._1.png", ".thumb.png", "Thumbs.db"):
+        (clips / "walk" / name).write_bytes(b"hidden")
+    assert node.fingerprint_inputs(file="walk/") == before
+    assert load(host, "walk/", timing={"timing": "stride", "stride": 1})[2] == 4
+
+
+def test_a_gap_and_a_broken_image_are_told_on_the_node(host, clips, said):
+    folder = clips / "gap"
+    folder.mkdir()
+    for number in (1, 2, 4, 5, 6):
+        Image.new("RGB", (16, 12), (20 * number, 40, 90)).save(folder / f"{number}.png")
+    (folder / "5.png").write_bytes(b"")
+    stride = {"timing": "stride", "stride": 1}
+    with pytest.raises(ValueError, match=r"5.png in gap \(image 4 of 5, 0.38 s\) is an empty file") as refused:
+        load(host, "gap/", timing=stride)
+    assert str(folder) not in str(refused.value)
+    said.clear()
+    assert load(host, "gap/", timing=stride, skip_damaged=True)[2] == 4
+    assert said[1:3] == ["the numbers skip 3", "1 damaged image passed over: 5.png"]
+    shutil.rmtree(folder)
+
+
 def test_the_outputs_are_frames_rate_count_and_what_was_said_on_the_node(host, clips, said):
     images, fps, count, report = load(host, "film.mp4")
     assert images.shape == (4, 16, 20, 3) and images.dtype == torch.float32
@@ -363,11 +427,13 @@ def test_the_patch_is_what_the_network_has(host, wan_model):
 
 
 def test_later_inputs_move_no_widget_of_saved_workflows(host):
-    *widgets, vae, model = host.module("nodes.clip").LoadMotionClip.define_schema().inputs
-    assert [(item.id, item.optional, item.get_io_type()) for item in (vae, model)] == [
+    *widgets, vae, model, skip = host.module("nodes.clip").LoadMotionClip.define_schema().inputs
+    assert [(item.id, item.optional, item.get_io_type()) for item in (vae, model, skip)] == [
         ("vae", True, "VAE"),
         ("model", True, "MODEL"),
+        ("skip_damaged", True, "BOOLEAN"),
     ]
+    assert skip.as_dict()["forceInput"]
     order = ["file", "start", "frame_count", "timing", "width", "height", "crop", "folder_fps"]
     assert [widget.id for widget in widgets] == order
     saved = json.loads((Path(__file__).parents[2] / "workflows" / "sprites-motion-transfer.json").read_text())
