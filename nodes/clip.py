@@ -11,6 +11,7 @@ from comfy_api.latest import io, ui
 
 from ..sma.clip import ClipRequest, read_clip, write_video
 from ..sma.clip.folder import image_files
+from ..sma.clip.formats import FILM_SUFFIXES
 from ..sma.clip.size import ClipSize
 from ..sma.stillness import still_warning
 from .host import clips
@@ -35,6 +36,7 @@ class LoadMotionClip(io.ComfyNode):
                     "file",
                     options=clips.choices(),
                     upload=io.UploadType.video,
+                    extra_dict={"clip_suffixes": sorted(FILM_SUFFIXES)},  # for web/clip_upload.js
                     tooltip="A video, a gif, a webp or a folder of images (ends in /) in ComfyUI's input folder. Upload or drop "
                     "a film, copy a folder there. [example] clips come with this pack. Transparent parts become black.",
                 ),
