@@ -471,6 +471,8 @@ def test_residuals_keep_the_kind_of_what_came_in(host):
     assert torch.allclose((residuals - 0.5) * 2, frames[1:] - frames[:-1], atol=1e-6)
     assert pictures.shape[0] == 4 and pictures.shape[2] >= 512 and pictures.shape[3] == 3
     assert 0 <= pictures.min() and pictures.max() <= 1
+    with_alpha = torch.cat([frames, torch.rand(5, 12, 10, 1)], dim=-1)  # as some loaders of other packs give them
+    assert torch.equal(host.call("SMA_MotionResiduals", clip=with_alpha)[0], residuals)
     video = torch.randn(2, 16, 5, 6, 4)
     residuals, _ = host.call("SMA_MotionResiduals", clip={"samples": video})
     assert torch.equal(residuals["samples"], video[:, :, 1:] - video[:, :, :-1])
