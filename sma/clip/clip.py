@@ -97,6 +97,10 @@ def read_clip(path: Path, request: ClipRequest) -> Clip:
     try:
         with open_film(path, start=request.start, folder_fps=request.folder_fps, damaged=request.damaged) as film:
             return _take(path.name, film, request)
+    except av.InvalidDataError as error:
+        raise ValueError(
+            f"{path.name} cannot be read as a clip: it is incomplete, or no film. Pick another."
+        ) from error
     except (av.FFmpegError, OSError) as error:
         raise ValueError(f"{path.name} cannot be read as a clip: {error.strerror or error}.") from error
 
@@ -124,7 +128,12 @@ def _take(name: str, film: Film, request: ClipRequest) -> Clip:
     pictures, times, size = [], [], (0, 0)
     for shot in islice(_picked(name, film, request, rate), request.frame_count or OPEN_END_LIMIT + 1):
         picture = shot.load()
-        size = (picture.shape[1], picture.shape[0])
+        before, size = size, (picture.shape[1], picture.shape[0])
+        if times and size != before:
+            raise ValueError(
+                f"{name} changes its size at {seconds_text(shot.time)} s, from {before[0]}x{before[1]} to "
+                f"{size[0]}x{size[1]} pixels. Take frames before or after that moment."
+            )
         pictures.append(fitted(picture, request.width, request.height, request.crop))
         times.append(shot.time)
     if not request.frame_count and len(pictures) > OPEN_END_LIMIT:

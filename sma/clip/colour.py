@@ -29,8 +29,8 @@ def conversion(transfer: int, primaries: int) -> str:
 def ordinary(picture: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
     """Convert a picture [H, W, 3], float32, 0..1, of HDR or wide colours to sRGB.
 
-    PQ is read by SMPTE ST 2084, HLG by ITU-R BT.2100 for a screen of 1000 cd/m2. White, 203 cd/m2 there, becomes white here:
-    what is darker than three quarters of it keeps its brightness, the highlights above are pressed into the rest, and
+    PQ is read by SMPTE ST 2084, HLG by ITU-R BT.2100 for a screen of 1000 cd/m2. A white page, 203 cd/m2 there, becomes 0.96:
+    what is darker than three quarters of it keeps its brightness, all that is brighter is pressed into the rest, and
     colours that the screen lacks are cut off. Hues are kept: a pixel's three channels shrink alike.
     """
     if transfer == PQ:

@@ -10,12 +10,14 @@ from itertools import chain
 from pathlib import Path
 
 import av
+from av.video.frame import PictureType
 
+from .clock import Clock, Watch
 from .film import Film, counted, seconds_text
 from .packets import Source, open_container, packets_from, video_stream
 
 # Seconds that a seek aims before the start, if the one before came out behind it; None: from the film's beginning.
-_EARLIER = (Fraction(0), Fraction(1), Fraction(4), Fraction(16), None)
+_EARLIER = (Fraction(0), Fraction(2), Fraction(16), None)
 # FFmpeg's own decoders of these leave transparency out.
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 # FFmpeg's decoders (8.1) that give wrong pictures now and then with a thread for each frame.
@@ -53,7 +55,7 @@ class Reading:
     def note(self, text: str) -> None:
         self.film.notes[text] = None
 
-    def lose(self, moment: Fraction, error: av.FFmpegError) -> None:
+    def lose(self, moment: Fraction, error: av.FFmpegError | None = None) -> None:
         """Pass over the damaged frame of that moment and say so, or refuse it."""
         if not self.skip:
             raise ValueError(
@@ -140,7 +142,7 @@ def _first_stamp(reading: Reading) -> int:
         for packet in container.demux(stream):
             try:
                 for frame in packet.decode():
-                    if frame.pts is not None:
+                    if frame.pts is not None and not frame.is_corrupt:
                         return frame.pts
             except av.FFmpegError:  # met again, and told of, when the frames are read
                 continue
@@ -150,84 +152,49 @@ def _first_stamp(reading: Reading) -> int:
 def _timed(source: Source, reading: Reading, careful: bool) -> Iterator[Moment]:
     """Frames as the decoder gives them out, which is the order of presentation."""
     decode = _decoder(source.stream, reading.note)
-    ranks = _Ranks(source.stamps)
-    watch = None if careful or source.by_rank else _Watch()
-    usual = 1 / Fraction(source.stream.average_rate or source.stream.guessed_rate or 25)
-    time = -usual
+    clock, watch = Clock(source), Watch(source)
+    entered = False
     for packet in chain(source.packets, [None]):
         try:
-            if watch and packet:
-                watch.goes_in(packet)
+            watch.goes_in(packet)
             frames = decode(packet)
         except av.FFmpegError as error:
-            if not careful:
+            if not careful or packet is None:
                 raise
-            if packet is None:
-                return
-            if source.by_rank:
-                ranks.lost.append(packet.pts)
-            stamp = source.stamps[packet.pts] if source.by_rank else packet.pts
-            reading.lose(time + usual if stamp is None else source.seconds(stamp), error)
+            watch.forget(packet)
+            reading.lose(clock.loses(packet), error)
             continue
         for frame in frames:
-            stamp = ranks.stamp(frame.pts) if source.by_rank else frame.pts
-            time = time + usual if stamp is None else source.seconds(stamp)
-            if watch:
-                watch.comes_out(frame)
-            yield Moment(time, frame)
-    if watch:
-        watch.ends()
+            time, missing = clock.shows(frame), watch.comes_out(frame)
+            entered = entered or _can_begin(frame, source.whole)
+            if not entered:
+                continue
+            while source.gaps and source.seconds(source.gaps[0]) < time:
+                reading.lose(source.seconds(source.gaps.pop(0)))
+            if not careful and (missing or frame.is_corrupt):
+                raise _Unsure
+            # Some codecs store frames that are never shown: one that is missing is damaged only after another was.
+            for moment in missing if reading.is_damaged else []:
+                reading.lose(moment)
+            if frame.is_corrupt:
+                reading.lose(time)
+            else:
+                yield Moment(time, frame)
+    if watch.inside and not careful:
+        raise _Unsure
+
+
+def _can_begin(frame: av.VideoFrame, whole: bool) -> bool:
+    """Whether all from this frame on can be shown.
+
+    Not the frames that lean on what was not read, nor, where a film is entered in its middle, those of a stream without key
+    frames, which becomes clear bit by bit.
+    """
+    return not frame.is_corrupt and (whole or frame.pict_type not in (PictureType.P, PictureType.B))
 
 
 class _Unsure(Exception):
-    """A frame went into the decoder and did not come out."""
-
-
-class _Watch:
-    """Sees whether every frame that goes into a decoder comes out: with threads it may drop a damaged one in silence."""
-
-    def __init__(self) -> None:
-        self._inside: set[int] = set()
-        self._first: int | None = None
-
-    def goes_in(self, packet: av.Packet) -> None:
-        # What comes before the first frame that is shown leans on frames from before the key frame.
-        if packet.pts is not None and not packet.is_discard and (self._first is None or packet.pts > self._first):
-            self._inside.add(packet.pts)
-
-    def comes_out(self, frame: av.VideoFrame) -> None:
-        if frame.pts is None:
-            return
-        if self._first is None:
-            self._first = frame.pts
-            self._inside = {stamp for stamp in self._inside if stamp > frame.pts}
-        self._inside.discard(frame.pts)
-        if any(stamp < frame.pts for stamp in self._inside):
-            raise _Unsure
-
-    def ends(self) -> None:
-        if self._inside:
-            raise _Unsure
-
-
-class _Ranks:
-    """Moments for a container that stores none: the n-th frame shown has the n-th stamp, whichever packet it came in.
-
-    Fields:
-        lost: places of the damaged packets, whose frames take up a stamp too.
-    """
-
-    def __init__(self, stamps: list[int]) -> None:
-        self.lost: list[int] = []
-        self._stamps = stamps
-        self._shown = 0
-
-    def stamp(self, place: int | None) -> int:
-        while self.lost and place is not None and self.lost[0] < place:
-            del self.lost[0]
-            self._shown += 1
-        self._shown += 1
-        return self._stamps[min(self._shown, len(self._stamps)) - 1]
+    """A frame went into the decoder and did not come out whole."""
 
 
 def _decoder(

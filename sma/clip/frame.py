@@ -43,20 +43,22 @@ def _deep(frame: av.VideoFrame) -> np.ndarray:
     if frame.format.is_rgb:
         pixels = frame.to_ndarray(format="rgba64le" if _has_alpha(frame) else "rgb48le")
         return pixels.astype(np.float32) / 65535
-    depth = _depth(frame)
-    frame = frame.reformat(format="yuva444p16le" if _has_alpha(frame) else "yuv444p16le")
-    top = np.float32(2**16 - 2 ** (16 - depth))  # FFmpeg shifts the bits up and leaves zeros behind
-    planes = [_plane(plane) for plane in frame.planes]
-    luma, blue, red = planes[:3]
-    if frame.color_range == _FULL_RANGE:
-        luma, blue, red = luma / top, (blue - 2**15) / top, (red - 2**15) / top
-    else:
-        luma, blue, red = (luma / 256 - 16) / 219, (blue / 256 - 128) / 224, (red / 256 - 128) / 224
+    depth = min(_depth(frame), 16)
+    top = 2**depth - 1
+    if len(frame.format.components) == 1:  # FFmpeg takes grey for full range, whatever the film says
+        grey = _plane(frame.reformat(format=f"gray{depth}le").planes[0]) / top
+        return np.stack([grey] * 3, axis=-1)
+    frame = frame.reformat(format=f"yuv{'a' if _has_alpha(frame) else ''}444p{depth}le")
+    luma, blue, red, *alpha = (_plane(plane) for plane in frame.planes)
+    zero, middle, luma_range, colour_range = 0, 2 ** (depth - 1), top, top
+    if frame.color_range != _FULL_RANGE:
+        zero, luma_range, colour_range = (level << (depth - 8) for level in (16, 219, 224))
+    luma, blue, red = (luma - zero) / luma_range, (blue - middle) / colour_range, (red - middle) / colour_range
     of_red, of_blue = _LUMA_WEIGHTS.get(frame.colorspace, _BT601)
     red = luma + 2 * (1 - of_red) * red
     blue = luma + 2 * (1 - of_blue) * blue
     green = (luma - of_red * red - of_blue * blue) / (1 - of_red - of_blue)
-    channels = [red, green, blue] + [alpha / top for alpha in planes[3:]]
+    channels = [red, green, blue] + [plane / top for plane in alpha]
     return np.stack(channels, axis=-1).clip(0, 1)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import av
 import av.filter
 
@@ -13,7 +15,7 @@ def deinterlaced(before: av.VideoFrame | None, frame: av.VideoFrame, after: av.V
     """
     graph = av.filter.Graph()
     source = graph.add_buffer(
-        width=frame.width, height=frame.height, format=frame.format, name="in", time_base=frame.time_base
+        width=frame.width, height=frame.height, format=frame.format, name="in", time_base=Fraction(1, 1000)
     )
     filters = [source, graph.add("bwdif", "mode=send_frame:deint=all"), graph.add("buffersink")]
     graph.link_nodes(*filters).configure()

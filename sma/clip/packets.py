@@ -15,6 +15,7 @@ from .film import seconds_text
 from .formats import FFMPEG_READERS
 
 _INDEXED = ("mov", "matroska")  # their index leads to key frames; the others are searched from the start, undecoded
+_SPOILT = 4  # MPEG-TS marks up to this many packets, counted back, where one is missing
 _HEAD = 64  # packets that hold the first frame shown, whatever the order they are stored in
 
 
@@ -23,11 +24,13 @@ class Source:
     """One pass through a film: its packets in decoding order, and how their stamps become seconds.
 
     Fields:
-        packets: from a key frame at or before the moment asked for. No dummies; pts and dts on one clock, or on none where
-            `by_rank` is set: pts is the packet's place in `stamps` then.
-        stamps: dts of the packets read so far, for a container that stores no presentation times.
-        whole: the packets begin where the film does.
+        packets: from a key frame at or before the moment asked for, without dummies, pts and dts on one clock. Where
+            `by_rank` is set pts is the packet's place in `stamps` instead.
         origin: stamp of the first frame shown.
+        whole: the packets begin where the film does.
+        by_rank: the film stores no presentation times, and shows its frames in another order than it stores them.
+        stamps: dts of the packets read so far.
+        gaps: stamps at which the container misses packets.
     """
 
     stream: av.VideoStream
@@ -36,6 +39,7 @@ class Source:
     whole: bool = True
     by_rank: bool = False
     stamps: list[int] = field(default_factory=list)
+    gaps: list[int] = field(default_factory=list)
 
     def seconds(self, stamp: int) -> Fraction:
         return (stamp - self.origin) * Fraction(self.stream.time_base)
@@ -79,25 +83,25 @@ def packets_from(
     """
     indexed = container.format.name.startswith(_INDEXED)
     packets = _stamped(_real(container.demux(stream)), name, stream)
+    gaps: list[int] = []
     if not indexed:
-        packets = _going_on(packets, name, stream, note)
+        packets = _going_on(packets, name, stream, note, gaps)
+    stores_no_pts = container.format.name == "avi"
+    if stores_no_pts:
+        packets = _shown_as_stored(packets)
     head = _head(packets)
-    source = Source(stream, chain(head, packets), by_rank=container.format.name == "avi")
-    if source.by_rank:
-        source.origin = head[0].dts if head else 0
-    else:
-        source.origin = _origin(head, first_shown)
-    target = source.origin + int(start / stream.time_base)
-    # Without presentation times only a film that shows its frames as they are stored can be entered in the middle.
-    reordered = source.by_rank and stream.codec_context.has_b_frames
-    if start > 0 and earlier is not None and not reordered:
+    by_rank = stores_no_pts and stream.codec_context.has_b_frames
+    origin = head[0].dts if by_rank else _origin(head, first_shown)
+    source = Source(stream, chain(head, packets), origin, by_rank=by_rank, gaps=gaps)
+    target = origin + int(start / stream.time_base)
+    if start > 0 and earlier is not None and not by_rank:
         if not indexed:
-            source.packets, source.whole = _from_key(source.packets, target, source.by_rank), False
+            source.packets, source.whole = _from_key(source.packets, target), False
         elif max(packet.dts for packet in head) < target:
             packets.close()
-            container.seek(max(source.origin, target - int(earlier / stream.time_base)), stream=stream)
+            container.seek(max(origin, target - int(earlier / stream.time_base)), stream=stream)
             source.packets, source.whole = _stamped(_real(container.demux(stream)), name, stream), False
-    if source.by_rank:
+    if by_rank:
         source.packets = _ranked(source.packets, source.stamps)
     return source
 
@@ -124,23 +128,32 @@ def _usual_gap(stream: av.VideoStream) -> int:
 
 
 def _going_on(
-    packets: Iterator[av.Packet], name: str, stream: av.VideoStream, note: Callable[[str], None]
+    packets: Iterator[av.Packet], name: str, stream: av.VideoStream, note: Callable[[str], None], gaps: list[int]
 ) -> Iterator[av.Packet]:
-    """Recordings that were joined end to end start their clock anew: let it go on from where the one before ended."""
+    """Recordings that were joined end to end start their clock anew: let it go on from where the one before ended.
+
+    Where the container says that data is missing, and packets are, their stamps go to `gaps`.
+    """
     first = last = after = None
-    offset = 0
+    offset = delay = 0
+    spoilt = 0
     for packet in packets:
+        gap = packet.duration or _usual_gap(stream)
         if last is not None and packet.dts + offset < last:
             moment = seconds_text((after - first) * stream.time_base)
             if not packet.is_keyframe:
                 raise ValueError(f"{name} has a clock that jumps back at {moment} s. Convert it to mp4 first.")
             note(f"its clock starts anew at {moment} s, continued")
             offset = after - packet.dts
+        spoilt = _SPOILT if packet.is_corrupt else spoilt - 1
+        if after is not None and spoilt > 0:
+            gaps.extend(stamp + delay for stamp in range(after, packet.dts + offset - gap // 2, gap))
         packet.dts += offset
         if packet.pts is not None:
             packet.pts += offset
-        first = packet.dts if first is None else first
-        last, after = packet.dts, packet.dts + (packet.duration or _usual_gap(stream))
+        if first is None:
+            first, delay = packet.dts, _pts(packet) - packet.dts
+        last, after = packet.dts, packet.dts + gap
         yield packet
 
 
@@ -171,18 +184,23 @@ def _pts(packet: av.Packet) -> int:
     return packet.dts if packet.pts is None else packet.pts
 
 
-def _from_key(packets: Iterator[av.Packet], target: int, by_rank: bool) -> Iterator[av.Packet]:
+def _from_key(packets: Iterator[av.Packet], target: int) -> Iterator[av.Packet]:
     """From the last key frame that is shown at the target or before it. No more is held than what follows a key frame."""
     held: list[av.Packet] = []
     for packet in packets:
-        shown = packet.dts if by_rank else _pts(packet)
-        if packet.is_keyframe and shown <= target:
+        if packet.is_keyframe and _pts(packet) <= target:
             held = []
         held.append(packet)
         if packet.dts > target:
             break
     yield from held
     yield from packets
+
+
+def _shown_as_stored(packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
+    for packet in packets:
+        packet.pts = packet.dts
+        yield packet
 
 
 def _ranked(packets: Iterator[av.Packet], stamps: list[int]) -> Iterator[av.Packet]:

@@ -34,15 +34,11 @@ def open_film(path: Path, *, start: float, folder_fps: float, damaged: Damaged =
         try:
             film = stack.enter_context(_reader(path, what, start, folder_fps, damaged))
         except (av.FFmpegError, OSError) as error:
-            if error.errno and not isinstance(error, av.FFmpegError):  # the system's; Pillow's have no number
+            system = error.errno and not isinstance(error, av.FFmpegError)  # Pillow's errors have no number
+            if not what or system:
                 raise
-            if what in ("", GIF, WEBP):
-                fault = (
-                    "is cut short or damaged"
-                    if what
-                    else "cannot be read as a clip: it is damaged or of an unknown kind"
-                )
-                raise ValueError(f"{path.name} {fault}. Save it anew, as mp4.") from error
+            if what in (GIF, WEBP):
+                raise ValueError(f"{path.name} is cut short or damaged. Save it anew, as mp4.") from error
             raise ValueError(f"{path.name} is {what}. Choose {WHAT_IS_A_CLIP}.") from error
         yield film
 

@@ -20,6 +20,8 @@ from .interlaced import deinterlaced
 from .packets import open_container, video_stream
 from .shape import pixel_shape, pixel_text, squared, turn_of
 
+_CUT_OFF = Fraction(1, 2)  # seconds that may lack at a film's end before it is said
+
 
 @contextmanager
 def open_video(path: Path, start: float, damaged: Damaged = "refuse") -> Iterator[Film]:
@@ -35,6 +37,7 @@ def open_video(path: Path, start: float, damaged: Damaged = "refuse") -> Iterato
         if not rate:
             raise ValueError(f"{path.name} has no frame rate. Convert it to mp4 first.")
         holds = _holds(container, stream, rate)
+        announced = container.duration and Fraction(container.duration, av.time_base)
         look = _Look(
             pixel_shape(stream.sample_aspect_ratio),
             int(stream.codec_context.color_trc),
@@ -43,7 +46,7 @@ def open_video(path: Path, start: float, damaged: Damaged = "refuse") -> Iterato
         )
     film = Film(iter(()), Fraction(rate), holds, notes)
     reading = Reading(path, fraction(start), damaged == "skip", film)
-    with closing(_shots(reading, look)) as shots:
+    with closing(_shots(reading, look, announced)) as shots:
         yield replace(film, shots=shots)
 
 
@@ -72,7 +75,7 @@ class _Look:
         turn, pixel = turn_of(frame), self.pixel
         if frame.interlaced_frame:
             frame = deinterlaced(before, frame, after)
-            self.notes["interlaced, made whole"] = None
+            self.notes["interlaced, deinterlaced"] = None
         shown = turn(picture(frame, self.transfer, self.primaries))
         if turn.swap:
             pixel = 1 / pixel
@@ -84,7 +87,7 @@ class _Look:
         return squares
 
 
-def _shots(reading: Reading, look: _Look) -> Iterator[Shot]:
+def _shots(reading: Reading, look: _Look, announced: Fraction | None) -> Iterator[Shot]:
     before = now = None
     for after in moments(reading):
         if now:
@@ -92,6 +95,9 @@ def _shots(reading: Reading, look: _Look) -> Iterator[Shot]:
         before, now = now, after
     if now:
         yield _shot(before, now, None, look)
+        end = now.time + 1 / reading.film.rate
+        if announced and end < announced - _CUT_OFF:
+            reading.note(f"its pictures end at {seconds_text(end)} s, the file announces {seconds_text(announced)} s")
 
 
 def _shot(before: Moment | None, now: Moment, after: Moment | None, look: _Look) -> Shot:

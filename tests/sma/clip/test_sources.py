@@ -163,7 +163,7 @@ def test_the_head_of_a_video_alone_is_called_damaged(tmp_path):
     data = (tmp_path / "film.mp4").read_bytes()
     (tmp_path / "film.mp4").write_bytes(data[: data.index(b"moov")])  # as after a download that broke off
     with pytest.raises(
-        ValueError, match="^film.mp4 cannot be read as a clip: it is damaged or of an unknown kind. Save it"
+        ValueError, match="^film.mp4 cannot be read as a clip: it is incomplete, or no film. Pick another"
     ):
         read_clip(tmp_path / "film.mp4", ClipRequest(width=64, height=48))
 
