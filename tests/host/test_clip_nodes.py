@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import io
 import json
 import os
 import shutil
@@ -222,6 +223,41 @@ def test_the_page_can_fetch_the_packs_own_clips_under_the_name_it_chooses_them_b
         with pytest.raises(urllib.error.HTTPError, match="40[04]"):
             urllib.request.urlopen(f"{server.url}{route}?{urllib.parse.urlencode({'filename': name, 'type': 'input'})}")
     assert list((server.base / "input").glob("red-circle*")) == []
+
+
+def shown_size(server, name, dest="video", **query):
+    """Width, height and frame count of the film that the page gets for a chosen file."""
+    query = urllib.parse.urlencode({"filename": name, "type": "input", "subfolder": "", **query})
+    request = urllib.request.Request(f"{server.url}/api/view?{query}", headers={"Sec-Fetch-Dest": dest})
+    with urllib.request.urlopen(request) as response:
+        if response.headers["Content-Type"] != "video/mp4":
+            return response.headers["Content-Type"]
+        data = response.read()
+    with av.open(io.BytesIO(data)) as container:
+        stream = container.streams.video[0]
+        return stream.width, stream.height, len(list(container.decode(stream)))
+
+
+def test_the_page_shows_films_that_browsers_do_not_play_and_folders(server, clips):
+    inputs = server.base / "input"
+    shutil.copytree(clips / "walk", inputs / "sub" / "walk")
+    shutil.copytree(clips / "walk", inputs / "walk_shown")
+    shutil.copy(clips / "loop.gif", inputs / "shown.gif")
+    shutil.copy(Path(__file__).parents[1] / "cases" / "offered_but_unreadable" / "a.wmv", inputs / "shown.wmv")
+    assert shown_size(server, "walk_shown") == shown_size(server, "walk", subfolder="sub") == (16, 12, 5)
+    assert shown_size(server, "walk_shown", dest="empty") == (16, 12, 5)
+    assert shown_size(server, "shown.gif") == (16, 12, 6)
+    assert shown_size(server, "shown.wmv") == (64, 64, 24)
+    assert shown_size(server, "shown.gif", dest="image") == "image/gif"  # another node shows the picture
+    (inputs / "walk_shown" / "5.png").unlink()
+    assert shown_size(server, "walk_shown") == (16, 12, 4)
+    (inputs / "shown.gif").write_bytes(b"no gif")
+    assert shown_size(server, "shown.gif") == "image/gif"  # as ever: the node says what is wrong
+    for name in ("gone", "", "../input", "../models"):
+        with pytest.raises(urllib.error.HTTPError, match="40[034]"):
+            shown_size(server, name)
+    for name in ("sub", "walk_shown", "shown.gif", "shown.wmv"):
+        (shutil.rmtree if (inputs / name).is_dir() else os.unlink)(inputs / name)
 
 
 @pytest.mark.parametrize("file", ["../../etc/passwd", "/etc/passwd", "gone.mp4", "../models", "../x.mp4 [example]"])
