@@ -83,8 +83,8 @@ def upload(
 
     ways: ("choose" by the upload button or "drop" on the node, file). widgets: (node type, widget name, value) to set before.
 
-    Returns {"uploads": [{"accept": what the browser's dialogue offers, "status" of the request, "chosen": the node's file}], "event"
-    and "detail" of the run as in run_template, "problems"}.
+    Returns {"uploads": [{"accept": what the browser's dialogue offers, "status" of the request, "chosen": the node's file, "film":
+    width and height of the film that is shown}], "event" and "detail" of the run and "problems" as in run_template}.
     """
     job = {"action": "upload", "url": client.url, "pack": pack, "template": name, "vue": vue, "timeout": 300}
     files = [{"way": way, "file": str(file)} for way, file in ways]

@@ -194,7 +194,7 @@ async function run(job, page, problems) {
 const typesOf = (ids) => ids.map((id) => window.app.rootGraph.getNodeById(id).type)
 
 // What each way offers and which file is chosen afterwards; then the graph runs with the last one.
-async function upload(job, page) {
+async function upload(job, page, problems) {
   await openTemplate(page, job.pack, job.template)
   for (const widget of job.widgets) await setWidget(page, widget)
   const uploads = []
@@ -205,8 +205,10 @@ async function upload(job, page) {
     const name = file.split("/").at(-1)
     const chosen = () => page.evaluate((type) => window.app.rootGraph.nodes.find((node) => node.type === type).widgets[0].value, CLIP)
     for (let wait = 0; wait < 50 && (await chosen()) !== name; wait++) await page.waitForTimeout(100)
-    uploads.push({ accept, status, chosen: await chosen() })
+    await page.waitForTimeout(1500) // the film is fetched after it was chosen
+    uploads.push({ accept, status, chosen: await chosen(), film: await shownFilm(page) })
   }
+  problems.push(...(await complaints(page)))
   const { event, detail } = await queueAndWait(page, job.timeout * 1000)
   return { uploads, event, detail }
 }

@@ -45,4 +45,5 @@ def test_films_of_any_kind_can_be_chosen_and_dropped_and_run(server, vue, tmp_pa
     assert (server.base / "input" / film.name).read_bytes() == film.read_bytes()
     info = server.object_info()["SMA_LoadMotionClip"]["input"]["required"]["file"][1]
     assert set(chosen["accept"].split(",")) == set(info["clip_suffixes"]) >= {".mp4", ".webm", ".gif", ".mkv", ".mov"}
+    assert (dropped["film"], chosen["film"], result["problems"]) == ([64, 64], [32, 32], [])
     assert result["event"] == "execution_success", json.dumps(result, indent=1)
