@@ -128,6 +128,8 @@ def _samples(image: Image.Image) -> np.ndarray:
 
 
 def _orientation(image: Image.Image) -> int:
+    if image.format == "TIFF":  # which Pillow turns itself
+        return 1
     try:
         return image.getexif().get(ORIENTATION, 1)
     except DAMAGE:  # of the EXIF alone: viewers show such a picture as it is stored

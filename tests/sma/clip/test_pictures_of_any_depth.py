@@ -153,7 +153,7 @@ def test_every_mode_that_pillow_writes_is_read(tmp_path, mode):
 
 
 def test_a_palette_with_transparent_entries_lies_over_black(tmp_path):
-    image = Image.fromarray(np.arange(6, dtype="u1").reshape(2, 3), "P")
+    image = Image.frombytes("P", (3, 2), bytes(range(6)))
     image.putpalette([40 * i for i in range(6) for _ in range(3)])
     image.save(tmp_path / "a.png", transparency=bytes([255, 255, 128, 255, 0, 255]))
     expected = np.array([0, 40, 80 * 128 / 255, 120, 0, 200]).reshape(2, 3) / 255
