@@ -85,12 +85,17 @@ class Clip:
 def read_clip(path: Path, request: ClipRequest) -> Clip:
     """Read a clip from a video, an animated gif or webp, or a folder of images in natural order.
 
-    Streams: no more is decoded than from the key frame before `start` (gif and webp: from the first frame) to the frame
-    after the last one taken, and only the taken frames are kept. Frames are never repeated. Transparent parts become black.
+    Streams: no more is decoded than from the key frame before `start` (gif, webp and avi with B frames: from the first
+    frame) to the second frame after the last one taken, and only the taken frames are kept. Frames are never repeated, and
+    ordered and timed by presentation, whatever the container.
+
+    Pictures are as a person sees them: in images and videos alike transparent parts become black; films are turned upright
+    and mirrored as they say, pixels that are not square are widened or heightened, HDR and wide colours become ordinary
+    ones, interlaced frames are deinterlaced. The report names what was done of the last three.
 
     Raises:
-        ValueError: unreadable file, folder without images or with images of several sizes, film too short, or fps
-            above what the film has frames for.
+        ValueError: unreadable file, folder without images, images or frames of several sizes, film too short, fps above
+            what the film has frames for, a damaged frame where they are refused, or frames that cannot be put in order.
     """
     if not path.exists():
         raise ValueError(f"There is no clip {path.name!r}. Pick or upload one.")
@@ -155,6 +160,10 @@ def _take(name: str, film: Film, request: ClipRequest) -> Clip:
             pace = f"{rate_text(rate)} fps on average (uneven, {apart})"
         if request.stride > 1:
             pace += f" (stride {request.stride})"
+    else:
+        away = max(abs(time - fraction(request.start) - place / rate) for place, time in enumerate(times))
+        if away > 1 / film.rate:
+            pace += f" (uneven, up to {seconds_text(away)} s off)"
     span = f"{seconds_text(times[0])}-{seconds_text(times[0] + len(times) / rate)} s"
     report = f"{film.holds} → {len(times)} at {pace}, {span}, {_resizing(size, request)}"
     frames = torch.from_numpy(np.stack(pictures))

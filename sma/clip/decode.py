@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
@@ -18,10 +19,10 @@ from .packets import Source, open_container, packets_from, video_stream
 
 # Seconds that a seek aims before the start, if the one before came out behind it; None: from the film's beginning.
 _EARLIER = (Fraction(0), Fraction(2), Fraction(16), None)
+# Codecs whose frames several threads decode at once. Others gain little, and some (Theora) mix up their frames then.
+_THREADED = frozenset({"h264", "hevc", "vp9"})
 # FFmpeg's own decoders of these leave transparency out.
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
-# FFmpeg's decoders (8.1) that give wrong pictures now and then with a thread for each frame.
-_RACING_DECODERS = ("theora", "vp3", "vp4")
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Reading:
         if not self.skip:
             raise ValueError(
                 f"{self.name} cannot be read at {seconds_text(moment)} s: its frame there is damaged. "
-                "Take frames before or after it, or pick another file."
+                "Take frames before or after it, connect true to skip_damaged, or pick another file."
             ) from error
         self._lost.append(moment)
         self._tell()
@@ -124,15 +125,15 @@ def _from_start(reading: Reading, careful: bool) -> Iterator[Moment]:
                 if earlier is None:
                     raise
                 continue
-            one_by_one = careful or source.by_rank or stream.codec_context.name in _RACING_DECODERS
-            stream.thread_type = "SLICE" if one_by_one else "AUTO"
-            found = _in_order(_timed(source, reading, careful), reading)
-            first = next(found, None)
-            if source.whole or (first and first.time <= reading.start):
-                if first:
-                    yield first
-                yield from found
-                return
+            threaded = stream.codec_context.name in _THREADED and not careful and not source.by_rank
+            stream.thread_type = "AUTO" if threaded else "SLICE"
+            with closing(_in_order(_timed(source, reading, careful), reading)) as found:
+                first = next(found, None)
+                if source.whole or (first and first.time <= reading.start):
+                    if first:
+                        yield first
+                    yield from found
+                    return
 
 
 def _first_stamp(reading: Reading) -> int:

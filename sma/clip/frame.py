@@ -7,10 +7,16 @@ import numpy as np
 
 from .colour import ordinary
 
-# Weights of red and blue in luma by the code of the matrix in ITU-T H.273; ITU-R BT.601 where the film names none.
-_LUMA_WEIGHTS = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 7: (0.212, 0.087), 9: (0.2627, 0.0593), 10: (0.2627, 0.0593)}
-_BT601 = (0.299, 0.114)
-_FULL_RANGE = 2
+_BT709, _BT601, _BT2020, _BT2020_CONSTANT = 1, 5, 9, 10  # codes of matrices in ITU-T H.273
+# Weights of red and blue in luma.
+_LUMA_WEIGHTS = {
+    _BT709: (0.2126, 0.0722),
+    4: (0.30, 0.11),
+    _BT601: (0.299, 0.114),
+    7: (0.212, 0.087),
+    _BT2020: (0.2627, 0.0593),
+}
+_LIMITED_RANGE, _FULL_RANGE = 1, 2
 
 
 def picture(frame: av.VideoFrame, transfer: int, primaries: int) -> np.ndarray:
@@ -33,9 +39,30 @@ def _has_alpha(frame: av.VideoFrame) -> bool:
     return frame.format.has_palette or any(component.is_alpha for component in frame.format.components)
 
 
+def _matrix(frame: av.VideoFrame) -> int:
+    """Code of the film's matrix; that of ITU-R BT.601 where it names none, as FFmpeg does."""
+    if frame.colorspace == _BT2020_CONSTANT:
+        return _BT2020
+    return frame.colorspace if frame.colorspace in _LUMA_WEIGHTS else _BT601
+
+
+def _is_full_range(frame: av.VideoFrame) -> bool:
+    return frame.color_range == _FULL_RANGE or frame.format.name.startswith("yuvj")
+
+
 def _plain(frame: av.VideoFrame) -> np.ndarray:
-    pixels = frame.to_ndarray(format="rgba" if _has_alpha(frame) else "rgb24")
-    return pixels.astype(np.float32) / 255
+    format = "rgba" if _has_alpha(frame) else "rgb24"
+    if not frame.format.is_rgb and len(frame.format.components) > 2:
+        # Older PyAV follows neither the film's matrix nor its range by itself, and only what differs between source and result.
+        matrix = _matrix(frame)
+        frame = frame.reformat(
+            format=format,
+            src_colorspace=matrix,
+            dst_colorspace=_BT709 if matrix == _BT601 else _BT601,
+            src_color_range=_FULL_RANGE if _is_full_range(frame) else _LIMITED_RANGE,
+            dst_color_range=_FULL_RANGE,
+        )
+    return frame.to_ndarray(format=format).astype(np.float32) / 255
 
 
 def _deep(frame: av.VideoFrame) -> np.ndarray:
@@ -51,10 +78,10 @@ def _deep(frame: av.VideoFrame) -> np.ndarray:
     frame = frame.reformat(format=f"yuv{'a' if _has_alpha(frame) else ''}444p{depth}le")
     luma, blue, red, *alpha = (_plane(plane) for plane in frame.planes)
     zero, middle, luma_range, colour_range = 0, 2 ** (depth - 1), top, top
-    if frame.color_range != _FULL_RANGE:
+    if not _is_full_range(frame):
         zero, luma_range, colour_range = (level << (depth - 8) for level in (16, 219, 224))
     luma, blue, red = (luma - zero) / luma_range, (blue - middle) / colour_range, (red - middle) / colour_range
-    of_red, of_blue = _LUMA_WEIGHTS.get(frame.colorspace, _BT601)
+    of_red, of_blue = _LUMA_WEIGHTS[_matrix(frame)]
     red = luma + 2 * (1 - of_red) * red
     blue = luma + 2 * (1 - of_blue) * blue
     green = (luma - of_red * red - of_blue * blue) / (1 - of_red - of_blue)

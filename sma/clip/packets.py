@@ -46,7 +46,7 @@ class Source:
 
 
 def open_container(path: Path) -> av.container.InputContainer:
-    return av.open(str(path), options={"format_whitelist": FFMPEG_READERS, "protocol_whitelist": "file"})
+    return av.open(str(path), container_options={"format_whitelist": FFMPEG_READERS, "protocol_whitelist": "file"})
 
 
 def video_stream(container: av.container.InputContainer, name: str) -> av.VideoStream:

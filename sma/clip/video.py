@@ -37,7 +37,7 @@ def open_video(path: Path, start: float, damaged: Damaged = "refuse") -> Iterato
         if not rate:
             raise ValueError(f"{path.name} has no frame rate. Convert it to mp4 first.")
         holds = _holds(container, stream, rate)
-        announced = container.duration and Fraction(container.duration, av.time_base)
+        announced = _announced(container, stream)
         look = _Look(
             pixel_shape(stream.sample_aspect_ratio),
             int(stream.codec_context.color_trc),
@@ -60,6 +60,13 @@ def _holds(container: av.container.InputContainer, stream: av.VideoStream, rate:
     else:
         length = "unknown length"  # nor do live recordings their seconds
     return f"{length} at {rate_text(rate)} fps"
+
+
+def _announced(container: av.container.InputContainer, stream: av.VideoStream) -> Fraction | None:
+    """Seconds of the film by its own header."""
+    if stream.duration:
+        return stream.duration * Fraction(stream.time_base)
+    return Fraction(container.duration, av.time_base) if container.duration else None
 
 
 @dataclass(frozen=True)

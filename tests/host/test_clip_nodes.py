@@ -359,6 +359,25 @@ def test_a_still_clip_and_one_of_a_size_the_model_never_saw_are_warned_of(host, 
     assert "never saw 4 frames of 256x256 pixels" in said[-1]
 
 
+def test_a_damaged_frame_is_refused_or_passed_over_with_a_warning(host, clips, said):
+    path = clips / "torn.mp4"
+    with av.open(str(clips / "film.mp4")) as film:
+        packets = [(packet.pos, packet.size) for packet in film.demux(video=0) if packet.size]
+    data = bytearray((clips / "film.mp4").read_bytes())
+    position, size = packets[-2]
+    data[position : position + size] = bytes(size)
+    path.write_bytes(data)
+    every = {"frame_count": 0, "timing": {"timing": "stride", "stride": 1}}
+    with pytest.raises(ValueError, match="^torn.mp4 cannot be read at .*damaged.* connect true to skip_damaged"):
+        load(host, "torn.mp4", **every)
+    said.clear()
+    *_, count, report = load(host, "torn.mp4", **every, skip_damaged=True)
+    path.unlink()
+    assert count == len(packets) - 1
+    assert "1 damaged frame passed over at" in report
+    assert said[1] == report.split("; ")[-1]
+
+
 def test_the_report_tells_the_frames_a_video_vae_leaves_out(host, clips, wan, said):
     images, _, count, report = load(host, "film.mp4", frame_count=8, width=32, height=16, vae=wan)
     assert report.endswith("→ 32x16 centre crop; this VAE sees 5 of the 8 frames, choose 5 or 9")

@@ -88,3 +88,12 @@ def test_an_avi_with_b_frames_gives_its_frames_in_order():
 def test_a_cover_picture_is_no_video():
     with pytest.raises(ValueError, match="^cover.mp4 holds no video stream. Pick another file.$"):
         read_clip(case("cover_only_mp4") / "cover.mp4", ClipRequest(width=64, height=64))
+
+
+@pytest.mark.parametrize("suffix", ["wmv", "mpg", "ogv"])
+def test_films_that_are_offered_are_read(suffix):
+    path = case("offered_but_unreadable") / f"a.{suffix}"
+    every = read_clip(path, ClipRequest(width=64, height=64, frame_count=0))
+    assert every.timestamps == pytest.approx([k / 24 for k in range(24)], abs=0.001)
+    late = read_clip(path, ClipRequest(width=64, height=64, start=0.5, frame_count=3, stride=2))
+    assert (late.frames == every.frames[12:17:2]).all()

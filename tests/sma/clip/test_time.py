@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import random
 from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from sma.clip import ClipRequest, read_clip
 
@@ -42,6 +44,12 @@ FILMS = {
     "mpeg4-plain.avi": {"codec": "mpeg4", "g": "10", "b": "3000000"},
     "mjpeg.avi": {"codec": "mjpeg", "pix_fmt": "yuvj420p", "rate": 15, "q:v": "3"},
     "prores.mov": {"codec": "prores_ks", "pix_fmt": "yuv422p10le"},
+    "qtrle.mov": {"codec": "qtrle", "pix_fmt": "rgb24", "g": "12"},
+    "h264-live.mkv": X264 | {"container": {"live": "1"}},
+    "h264-wrap.ts": X264 | {"times": 95_442 + np.arange(LENGTH) / 25},  # the clock of 33 bits overflows at 95,443.7 s
+    "h264-interlaced.ts": X264 | {"x264-params": "tff=1:scenecut=0"},
+    "mpeg1.mpg": {"codec": "mpeg1video", "g": "12", "bf": "2", "b": "4000000"},
+    "wmv2.wmv": {"codec": "wmv2", "g": "12", "b": "4000000"},
 }
 # fmt: on
 
@@ -69,7 +77,7 @@ def expected(times, request):
 
 @pytest.mark.parametrize("name", FILMS)
 def test_any_request_takes_the_frames_that_a_full_decode_has_at_those_times(films, tmp_path, name):
-    """20 requests of each of 23 films, 460 in all."""
+    """20 requests of each of 29 films, 580 in all."""
     settings = {"rate": 24} | FILMS[name]
     path = films.write(tmp_path / name, LENGTH, **settings)
     times = np.array(settings.get("times", np.arange(LENGTH) / float(settings["rate"])))
@@ -207,3 +215,31 @@ def test_a_broadcast_that_was_tuned_into_begins_at_its_first_whole_picture(films
         clip = read_clip(path, ClipRequest(**SIZE, start=start, frame_count=4))
         assert numbers(films, clip) == [first, first + 1, first + 2, first + 3]
         assert clip.timestamps[0] == pytest.approx(start)
+
+
+def test_a_cover_picture_is_never_the_film(films, tmp_path):
+    cover = io.BytesIO()
+    Image.new("RGB", (200, 200), "white").save(cover, "PNG")
+    source = films.write(tmp_path / "whole.mkv", 12)
+    for name, kind in (("film.mkv", "video"), ("song.mka", "audio")):
+        with av.open(str(source)) as film, av.open(str(tmp_path / name), "w", format="matroska") as copy:
+            stream = film.streams.video[0]
+            if kind == "video":
+                written = copy.add_stream_from_template(stream)
+            else:
+                sound = copy.add_stream("aac", rate=44100, layout="mono")
+            copy.add_attachment("cover.png", "image/png", cover.getvalue())
+            for packet in film.demux(stream) if kind == "video" else ():
+                if packet.size:
+                    packet.stream = written
+                    copy.mux(packet)
+            if kind == "audio":
+                silence = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.float32), format="fltp", layout="mono")
+                silence.sample_rate, silence.pts = 44100, 0
+                copy.mux([*sound.encode(silence), *sound.encode()])
+    clip = read_clip(tmp_path / "film.mkv", ClipRequest(**SIZE, frame_count=0))
+    assert numbers(films, clip) == list(range(12))
+    with av.open(str(tmp_path / "song.mka")) as song:
+        assert song.streams.best("video") is not None  # FFmpeg would give the cover
+    with pytest.raises(ValueError, match="song.mka holds no video stream"):
+        read_clip(tmp_path / "song.mka", ClipRequest(**SIZE))
