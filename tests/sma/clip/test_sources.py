@@ -57,7 +57,10 @@ def write_film(path):
 
 @pytest.mark.parametrize("suffix", VIDEO_READERS)
 def test_every_kind_of_video_that_is_offered_is_read_frame_by_frame(tmp_path, suffix):
-    clip = read_clip(write_film(tmp_path / f"film{suffix}"), ClipRequest(width=64, height=48, frame_count=12))
+    film = write_film(tmp_path / f"film{suffix}")
+    clip = read_clip(film, ClipRequest(width=64, height=48, frame_count=12))
+    later = read_clip(film, ClipRequest(width=64, height=48, frame_count=3, start=0.2, stride=2))
+    assert (later.frames.mean(dim=(1, 2, 3)) * 255).tolist() == pytest.approx(SHADES[5:10:2], abs=6)
     assert (clip.frames.mean(dim=(1, 2, 3)) * 255).tolist() == pytest.approx(SHADES, abs=6)
     assert clip.fps == 25
     assert clip.report.split(" at ")[0] in ("12 frames", "0.48 s", "unknown length")
