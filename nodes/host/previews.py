@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import threading
 import uuid
 from collections.abc import Mapping
 from itertools import islice
@@ -28,6 +29,7 @@ _PLAYED = frozenset(
 _FRAMES = 64  # of a preview: the film's first
 _SIDE = 320  # pixels of its longer side
 _FOLDER_FPS = 8.0  # as the node's widget begins
+_making = threading.Lock()  # the page asks twice for one film
 
 
 async def film_for_page(query: Mapping[str, str], headers: Mapping[str, str]) -> Path | None:
@@ -54,11 +56,12 @@ def _preview(path: Path) -> Path:
     state = repr([(str(entry), entry.stat().st_mtime_ns, entry.stat().st_size) for entry in entries])
     folder = Path(folder_paths.get_temp_directory())
     kept = folder / f"sma_preview_{hashlib.sha256(state.encode()).hexdigest()[:32]}.mp4"
-    if not kept.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        made = folder / f"sma_preview_{uuid.uuid4().hex}.mp4"
-        _write(path, made)
-        os.replace(made, kept)  # noqa: PTH105
+    with _making:
+        if not kept.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            made = folder / f"sma_preview_{uuid.uuid4().hex}.mp4"
+            _write(path, made)
+            os.replace(made, kept)  # noqa: PTH105
     return kept
 
 

@@ -35,7 +35,7 @@ class ClipRequest:
         stride: take every n-th source frame; must be 1 where fps is given.
         crop: "centre" keeps the aspect ratio and cuts the longer side, "stretch" keeps everything and distorts.
         folder_fps: rate of a folder of images, which has none of its own.
-        damaged: "refuse" raises at a damaged frame of a video, "skip" passes it over and says so in the report and the warnings.
+        damaged: "refuse" raises at a damaged frame or image, "skip" passes it over and says so in the report and the warnings.
     """
 
     width: int

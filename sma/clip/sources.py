@@ -24,7 +24,7 @@ def open_film(path: Path, *, start: float, folder_fps: float, damaged: Damaged =
     that a loaded one builds upon.
 
     Args:
-        damaged: "refuse" raises at a damaged frame of a video, "skip" passes it over and tells.
+        damaged: "refuse" raises at a damaged frame or image, "skip" passes it over and tells.
 
     Raises:
         ValueError: the path holds no film; the message says what it is. av.FFmpegError, OSError: it cannot be decoded.
