@@ -86,7 +86,7 @@ def read_clip(path: Path, request: ClipRequest) -> Clip:
     """Read a clip from a video, an animated gif or webp, or a folder of images in natural order.
 
     Streams: no more is decoded than from the key frame before `start` (gif, webp and avi with B frames: from the first
-    frame) to the second frame after the last one taken, and only the taken frames are kept. Frames are never repeated, and
+    frame) to the frame after the last one taken (interlaced: two), and only the taken frames are kept. Frames are never repeated, and
     ordered and timed by presentation, whatever the container.
 
     Pictures are as a person sees them: in images and videos alike transparent parts become black; films are turned upright

@@ -29,10 +29,10 @@ class Clock:
         self._last = self._last + self._usual if stamp is None else self._source.seconds(stamp)
         return self._last
 
-    def loses(self, packet: av.Packet) -> Fraction:
-        """Seconds at which the frame of a damaged packet would have been shown."""
-        stamp = packet.pts
-        if self._source.by_rank:
+    def loses(self, packet: av.Packet | None) -> Fraction:
+        """Seconds at which the frame of a damaged packet would have been shown; None is the film's end."""
+        stamp = packet and packet.pts
+        if packet and self._source.by_rank:
             self._lost.append(packet.pts)
             stamp = self._source.stamps[packet.pts]
         return self._last + self._usual if stamp is None else self._source.seconds(stamp)
@@ -75,5 +75,6 @@ class Watch:
         self._first = frame.pts if self._first is None else self._first
         return [self._source.seconds(stamp) for stamp in missing]
 
-    def forget(self, packet: av.Packet) -> None:
-        self.inside.discard(packet.pts)
+    def forget(self, packet: av.Packet | None) -> None:
+        if packet:
+            self.inside.discard(packet.pts)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from itertools import chain
-from pathlib import Path
 
 import av
 from av.video.frame import PictureType
 
 from .clock import Clock, Watch
-from .film import Film, counted, seconds_text
+from .film import seconds_text
 from .packets import Source, open_container, packets_from, video_stream
+from .reading import Reading
 
 # Seconds that a seek aims before the start, if the one before came out behind it; None: from the film's beginning.
 _EARLIER = (Fraction(0), Fraction(2), Fraction(16), None)
@@ -31,59 +31,6 @@ class Moment:
 
     time: Fraction
     frame: av.VideoFrame
-
-
-@dataclass
-class Reading:
-    """What to read of a film, and where to tell what the reading finds.
-
-    Fields:
-        start: seconds of the first frame that is wanted.
-        skip: pass over damaged frames instead of refusing them.
-    """
-
-    path: Path
-    start: Fraction
-    skip: bool
-    film: Film
-    _lost: list[Fraction] = field(default_factory=list)
-    _told: str = ""
-
-    @property
-    def name(self) -> str:
-        return self.path.name
-
-    def note(self, text: str) -> None:
-        self.film.notes[text] = None
-
-    def lose(self, moment: Fraction, error: av.FFmpegError | None = None) -> None:
-        """Pass over the damaged frame of that moment and say so, or refuse it."""
-        if not self.skip:
-            raise ValueError(
-                f"{self.name} cannot be read at {seconds_text(moment)} s: its frame there is damaged. "
-                "Take frames before or after it, connect true to skip_damaged, or pick another file."
-            ) from error
-        self._lost.append(moment)
-        self._tell()
-
-    def start_over(self) -> None:
-        self._lost.clear()
-        self._tell()
-
-    @property
-    def is_damaged(self) -> bool:
-        return bool(self._lost)
-
-    def _tell(self) -> None:
-        for words in (self.film.notes, self.film.warnings):
-            words.pop(self._told, None)
-        if not self._lost:
-            return
-        first, last = seconds_text(min(self._lost)), seconds_text(max(self._lost))
-        where = f"at {first} s" if first == last else f"between {first} and {last} s"
-        self._told = f"{counted(len(self._lost), 'damaged frame')} passed over {where}"
-        for words in (self.film.notes, self.film.warnings):
-            words[self._told] = None
 
 
 def moments(reading: Reading) -> Iterator[Moment]:
@@ -112,22 +59,14 @@ def _from_start(reading: Reading, careful: bool) -> Iterator[Moment]:
         with open_container(reading.path) as container:
             stream = video_stream(container, reading.name)
             try:
-                source = packets_from(
-                    container,
-                    stream,
-                    reading.name,
-                    reading.start,
-                    earlier,
-                    partial(_first_stamp, reading),
-                    reading.note,
-                )
+                source = packets_from(container, stream, reading, earlier, partial(_first_stamp, reading))
             except av.FFmpegError:
                 if earlier is None:
                     raise
                 continue
             threaded = stream.codec_context.name in _THREADED and not careful and not source.by_rank
             stream.thread_type = "AUTO" if threaded else "SLICE"
-            with closing(_in_order(_timed(source, reading, careful), reading)) as found:
+            with closing(_in_order(_timed(source, reading, not threaded), reading)) as found:
                 first = next(found, None)
                 if source.whole or (first and first.time <= reading.start):
                     if first:
@@ -152,37 +91,44 @@ def _first_stamp(reading: Reading) -> int:
 
 def _timed(source: Source, reading: Reading, careful: bool) -> Iterator[Moment]:
     """Frames as the decoder gives them out, which is the order of presentation."""
-    decode = _decoder(source.stream, reading.note)
+    decode = _decoder(source.stream, reading)
     clock, watch = Clock(source), Watch(source)
+    lost: dict[Fraction, Exception | None] = {}  # damaged frames that no later one has been shown after
     entered = False
     for packet in chain(source.packets, [None]):
         try:
             watch.goes_in(packet)
             frames = decode(packet)
         except av.FFmpegError as error:
-            if not careful or packet is None:
+            if not careful:
                 raise
             watch.forget(packet)
-            reading.lose(clock.loses(packet), error)
+            lost[clock.loses(packet)] = error
             continue
         for frame in frames:
             time, missing = clock.shows(frame), watch.comes_out(frame)
             entered = entered or _can_begin(frame, source.whole)
             if not entered:
                 continue
-            while source.gaps and source.seconds(source.gaps[0]) < time:
-                reading.lose(source.seconds(source.gaps.pop(0)))
             if not careful and (missing or frame.is_corrupt):
                 raise _Unsure
+            lost.update(dict.fromkeys(source.gaps))
+            source.gaps.clear()
             # Some codecs store frames that are never shown: one that is missing is damaged only after another was.
-            for moment in missing if reading.is_damaged else []:
-                reading.lose(moment)
+            if lost or reading.is_damaged:
+                lost.update(dict.fromkeys(missing))
             if frame.is_corrupt:
-                reading.lose(time)
-            else:
+                lost[time] = None
+            for moment in [moment for moment in sorted(lost) if moment <= time]:
+                reading.lose(moment, lost.pop(moment))
+            if not frame.is_corrupt:
                 yield Moment(time, frame)
     if watch.inside and not careful:
         raise _Unsure
+    for moment in sorted(lost):
+        reading.lose(moment, lost[moment])
+    if source.refusal:
+        raise source.refusal
 
 
 def _can_begin(frame: av.VideoFrame, whole: bool) -> bool:
@@ -198,15 +144,13 @@ class _Unsure(Exception):
     """A frame went into the decoder and did not come out whole."""
 
 
-def _decoder(
-    stream: av.VideoStream, note: Callable[[str], None]
-) -> Callable[[av.Packet | None], Sequence[av.VideoFrame]]:
+def _decoder(stream: av.VideoStream, reading: Reading) -> Callable[[av.Packet | None], Sequence[av.VideoFrame]]:
     context = stream.codec_context
     if stream.metadata.get("alpha_mode") == "1" and context.name in _ALPHA_DECODERS:
         try:
             alpha = av.CodecContext.create(_ALPHA_DECODERS[context.name], "r")
         except ValueError:
-            note("its transparency cannot be read with this PyAV")
+            reading.note("its transparency cannot be read with this PyAV")
         else:
             alpha.extradata = context.extradata
             context = alpha
@@ -220,8 +164,10 @@ def _in_order(frames: Iterator[Moment], reading: Reading) -> Iterator[Moment]:
             last = moment.time
             yield moment
         elif moment.time == last:
-            reading.note(f"a second frame for {seconds_text(last)} s left out")
-        elif not reading.is_damaged:  # decoders lose the order where frames are damaged
+            reading.leave_out(last)
+        elif reading.is_damaged:  # decoders lose the order there
+            reading.lose(moment.time)
+        else:
             raise ValueError(
                 f"{reading.name} cannot be put in order: after its frame at {seconds_text(last)} s comes one at "
                 f"{seconds_text(moment.time)} s. Convert it to mp4 first."

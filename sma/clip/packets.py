@@ -13,9 +13,11 @@ from av.stream import Disposition
 
 from .film import seconds_text
 from .formats import FFMPEG_READERS
+from .reading import Reading
 
 _INDEXED = ("mov", "matroska")  # their index leads to key frames; the others are searched from the start, undecoded
 _SPOILT = 4  # MPEG-TS marks up to this many packets, counted back, where one is missing
+_LONGEST_GAP = 2  # seconds; what misses more was not recorded
 _HEAD = 64  # packets that hold the first frame shown, whatever the order they are stored in
 
 
@@ -30,7 +32,8 @@ class Source:
         whole: the packets begin where the film does.
         by_rank: the film stores no presentation times, and shows its frames in another order than it stores them.
         stamps: dts of the packets read so far.
-        gaps: stamps at which the container misses packets.
+        gaps: seconds at which the container misses packets.
+        refusal: why the packets end, to be raised after their frames.
     """
 
     stream: av.VideoStream
@@ -39,7 +42,8 @@ class Source:
     whole: bool = True
     by_rank: bool = False
     stamps: list[int] = field(default_factory=list)
-    gaps: list[int] = field(default_factory=list)
+    gaps: list[Fraction] = field(default_factory=list)
+    refusal: ValueError | None = None
 
     def seconds(self, stamp: int) -> Fraction:
         return (stamp - self.origin) * Fraction(self.stream.time_base)
@@ -65,56 +69,48 @@ def _is_cover(stream: av.VideoStream) -> bool:
 def packets_from(
     container: av.container.InputContainer,
     stream: av.VideoStream,
-    name: str,
-    start: Fraction,
+    reading: Reading,
     earlier: Fraction | None,
     first_shown: Callable[[], int],
-    note: Callable[[str], None],
 ) -> Source:
-    """Find the packets for the frames from `start` seconds on.
+    """Find the packets for the frames from the start of the reading on.
 
     Args:
         earlier: seconds that a seek aims before that; None reads from the film's beginning.
         first_shown: decodes the film's first frame for its stamp; called where the packets leave it open.
-        note: takes what the report needs to say.
 
     Raises:
-        ValueError: packets without stamps, or a clock that jumps back. av.FFmpegError: the seek failed.
+        ValueError: packets without stamps. av.FFmpegError: the seek failed.
     """
     indexed = container.format.name.startswith(_INDEXED)
-    packets = _stamped(_real(container.demux(stream)), name, stream)
-    gaps: list[int] = []
-    if not indexed:
-        packets = _going_on(packets, name, stream, note, gaps)
     stores_no_pts = container.format.name == "avi"
+    source = Source(stream, _stamped(container, stream, reading.name))
+    if not indexed:
+        source.packets = _going_on(source.packets, source, reading)
     if stores_no_pts:
-        packets = _shown_as_stored(packets)
-    head = _head(packets)
-    by_rank = stores_no_pts and stream.codec_context.has_b_frames
-    origin = head[0].dts if by_rank else _origin(head, first_shown)
-    source = Source(stream, chain(head, packets), origin, by_rank=by_rank, gaps=gaps)
-    target = origin + int(start / stream.time_base)
-    if start > 0 and earlier is not None and not by_rank:
+        source.packets = _shown_as_stored(source.packets)
+    head = _head(source.packets)
+    source.packets = chain(head, source.packets)
+    source.by_rank = stores_no_pts and stream.codec_context.has_b_frames
+    source.origin = head[0].dts if source.by_rank else _origin(head, first_shown)
+    target = source.origin + int(reading.start / stream.time_base)
+    if reading.start > 0 and earlier is not None and not source.by_rank:
         if not indexed:
             source.packets, source.whole = _from_key(source.packets, target), False
         elif max(packet.dts for packet in head) < target:
-            packets.close()
-            container.seek(max(origin, target - int(earlier / stream.time_base)), stream=stream)
-            source.packets, source.whole = _stamped(_real(container.demux(stream)), name, stream), False
-    if by_rank:
+            container.seek(max(source.origin, target - int(earlier / stream.time_base)), stream=stream)
+            source.packets, source.whole = _stamped(container, stream, reading.name), False
+    if source.by_rank:
         source.packets = _ranked(source.packets, source.stamps)
     return source
 
 
-def _real(packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
-    """Without the empty packet that ends a stream."""
-    return (packet for packet in packets if packet.size)
-
-
-def _stamped(packets: Iterator[av.Packet], name: str, stream: av.VideoStream) -> Iterator[av.Packet]:
-    """With a dts each, which some containers leave out."""
+def _stamped(container: av.container.InputContainer, stream: av.VideoStream, name: str) -> Iterator[av.Packet]:
+    """The packets of a stream, each with a dts, which some containers leave out."""
     after = None
-    for packet in packets:
+    for packet in container.demux(stream):
+        if not packet.size:  # the one that ends a stream
+            continue
         if packet.dts is None:
             packet.dts = packet.pts if after is None else after
         if packet.dts is None:
@@ -127,32 +123,31 @@ def _usual_gap(stream: av.VideoStream) -> int:
     return int(1 / ((stream.average_rate or stream.guessed_rate or 25) * stream.time_base))
 
 
-def _going_on(
-    packets: Iterator[av.Packet], name: str, stream: av.VideoStream, note: Callable[[str], None], gaps: list[int]
-) -> Iterator[av.Packet]:
+def _going_on(packets: Iterator[av.Packet], source: Source, reading: Reading) -> Iterator[av.Packet]:
     """Recordings that were joined end to end start their clock anew: let it go on from where the one before ended.
 
-    Where the container says that data is missing, and packets are, their stamps go to `gaps`.
+    Where the container says that data is missing, and packets are, their moments go to the source's gaps.
     """
+    tick = source.stream.time_base
     first = last = after = None
-    offset = delay = 0
-    spoilt = 0
+    offset = spoilt = 0
     for packet in packets:
-        gap = packet.duration or _usual_gap(stream)
+        gap = packet.duration or _usual_gap(source.stream)
         if last is not None and packet.dts + offset < last:
-            moment = seconds_text((after - first) * stream.time_base)
+            moment = seconds_text((after - first) * tick)
             if not packet.is_keyframe:
-                raise ValueError(f"{name} has a clock that jumps back at {moment} s. Convert it to mp4 first.")
-            note(f"its clock starts anew at {moment} s, continued")
+                text = f"{reading.name} has a clock that jumps back at {moment} s. Convert it to mp4 first."
+                source.refusal = ValueError(text)  # not yet: frames from before it are still in the decoder
+                return
+            reading.note(f"its clock starts anew at {moment} s, continued")
             offset = after - packet.dts
-        spoilt = _SPOILT if packet.is_corrupt else spoilt - 1
-        if after is not None and spoilt > 0:
-            gaps.extend(stamp + delay for stamp in range(after, packet.dts + offset - gap // 2, gap))
         packet.dts += offset
         if packet.pts is not None:
             packet.pts += offset
-        if first is None:
-            first, delay = packet.dts, _pts(packet) - packet.dts
+        spoilt = _SPOILT if packet.is_corrupt else spoilt - 1
+        if after is not None and spoilt > 0 and (packet.dts - after) * tick < _LONGEST_GAP:
+            source.gaps.extend((stamp - first) * tick for stamp in range(after, packet.dts - gap // 2, gap))
+        first = packet.dts if first is None else first
         last, after = packet.dts, packet.dts + gap
         yield packet
 

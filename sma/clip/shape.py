@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -38,6 +39,12 @@ def turn_of(frame: av.VideoFrame) -> Turn:
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return Turn(False, a < 0, d < 0)
     return Turn(True, c < 0, b < 0)
+
+
+def tilt_of(frame: av.VideoFrame) -> int:
+    """Degrees that a frame is to be turned beyond its quarter turns, which is not done; clockwise, -45..45."""
+    a, b, _, _ = _display_matrix(frame)
+    return round((math.degrees(math.atan2(b, a)) + 45) % 90 - 45)
 
 
 def _display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:

@@ -13,12 +13,13 @@ import av
 import numpy as np
 
 from .colour import conversion
-from .decode import Moment, Reading, moments
+from .decode import Moment, moments
 from .film import Damaged, Film, Shot, counted, fraction, rate_text, seconds_text
 from .frame import picture
 from .interlaced import deinterlaced
 from .packets import open_container, video_stream
-from .shape import pixel_shape, pixel_text, squared, turn_of
+from .reading import Reading
+from .shape import pixel_shape, pixel_text, squared, tilt_of, turn_of
 
 _CUT_OFF = Fraction(1, 2)  # seconds that may lack at a film's end before it is said
 
@@ -84,6 +85,8 @@ class _Look:
             frame = deinterlaced(before, frame, after)
             self.notes["interlaced, deinterlaced"] = None
         shown = turn(picture(frame, self.transfer, self.primaries))
+        if tilt := tilt_of(frame):
+            self.notes[f"to be turned by {tilt} degrees more, which is left out"] = None
         if turn.swap:
             pixel = 1 / pixel
         squares = squared(shown, pixel)
@@ -95,16 +98,22 @@ class _Look:
 
 
 def _shots(reading: Reading, look: _Look, announced: Fraction | None) -> Iterator[Shot]:
-    before = now = None
-    for after in moments(reading):
-        if now:
-            yield _shot(before, now, after, look)
-        before, now = now, after
-    if now:
-        yield _shot(before, now, None, look)
-        end = now.time + 1 / reading.film.rate
-        if announced and end < announced - _CUT_OFF:
-            reading.note(f"its pictures end at {seconds_text(end)} s, the file announces {seconds_text(announced)} s")
+    before = held = None
+    end = Fraction(0)
+    for moment in moments(reading):
+        if held:
+            yield _shot(before, held, moment, look)
+            before, held = held, None
+        if moment.frame.interlaced_frame:  # which needs the frame after it
+            held = moment
+        else:
+            yield _shot(None, moment, None, look)
+            before = moment
+        end = moment.time + 1 / reading.film.rate
+    if held:
+        yield _shot(before, held, None, look)
+    if announced and end < announced - _CUT_OFF:
+        reading.note(f"its pictures end at {seconds_text(end)} s, the file announces {seconds_text(announced)} s")
 
 
 def _shot(before: Moment | None, now: Moment, after: Moment | None, look: _Look) -> Shot:

@@ -107,6 +107,15 @@ def test_damage_before_and_after_what_is_taken_is_no_matter(films, tmp_path):
     assert clip.warnings == ()
 
 
+@pytest.mark.parametrize("name", ["h264.mp4", "h264-b-frames.mp4", "mpeg4.mkv", "mjpeg.avi"])
+def test_frames_up_to_the_damaged_one_are_no_matter(films, tmp_path, name):
+    path = films.write(tmp_path / name, FRAMES, **FILMS[name])
+    lost = round(damage(films, path, DAMAGED, all_noise) * 24)
+    whole = lost - 4 if "b-frames" in name else lost  # frames between may lean on it
+    clip = read_clip(path, ClipRequest(**SIZE, frame_count=whole - 1))
+    assert numbers(films, clip) == list(range(whole - 1))
+
+
 def test_lost_packets_of_a_broadcast_are_damage(films, tmp_path):
     path = films.write(tmp_path / "film.ts", FRAMES, g="12", bf="0")
     (time, position, _), (_, end, _) = films.packets(path)[DAMAGED : DAMAGED + 2]

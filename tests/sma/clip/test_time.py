@@ -204,7 +204,7 @@ def test_of_two_frames_for_one_moment_one_is_left_out_and_told(films, tmp_path):
     path = remuxed(source, tmp_path / "twice.mkv", restamp)
     clip = read_clip(path, ClipRequest(**SIZE, frame_count=0))
     assert numbers(films, clip) == [0, 1, 2, 4, 5, 6, 7, 8, 9, 10, 11]
-    assert clip.report.endswith("a second frame for 0.08 s left out")
+    assert clip.report.endswith("; 1 frame at another's moment left out at 0.08 s")
 
 
 def test_a_broadcast_that_was_tuned_into_begins_at_its_first_whole_picture(films, tmp_path):
