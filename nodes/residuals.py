@@ -50,6 +50,7 @@ class MotionResiduals(io.ComfyNode):
     def execute(cls, clip: Tensor | dict[str, Any]) -> io.NodeOutput:
         _check_finite(clip if isinstance(clip, Tensor) else clip["samples"])
         if isinstance(clip, Tensor):
+            clip = clip[..., :3]  # no transparency, as VAE Encode takes frames
             signed = frame_residuals(clip.movedim(-1, 0)[None])  # [F, H, W, C] to [1, C, F-1, H, W]
             residuals: Tensor | dict[str, Tensor] = 0.5 + signed[0].movedim(0, -1) / 2
         else:

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from ..checks import check_option
-from .film import Film, Shot, fraction, rate_text, seconds_text
+from .film import Damaged, Film, Shot, fraction, rate_text, seconds_text
 from .fit import Crop, fitted
 from .sources import open_film
-from .video import Damaged
 
 MIN_FPS = 0.01
 OPEN_END_LIMIT = 512  # frames that frame_count 0 takes at most: a long film would fill the memory
@@ -36,7 +35,7 @@ class ClipRequest:
         stride: take every n-th source frame; must be 1 where fps is given.
         crop: "centre" keeps the aspect ratio and cuts the longer side, "stretch" keeps everything and distorts.
         folder_fps: rate of a folder of images, which has none of its own.
-        damaged: "refuse" raises at a damaged frame of a video, "skip" passes it over and says so in the report and the warnings.
+        damaged: "refuse" raises at a damaged frame or image, "skip" passes it over and says so in the report and the warnings.
     """
 
     width: int

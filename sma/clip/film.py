@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Literal
 
 import numpy as np
+
+Damaged = Literal["refuse", "skip"]  # what to do at frames that cannot be read
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,9 @@ import av
 from av.stream import Disposition
 
 from .film import seconds_text
+from .formats import FFMPEG_READERS
 from .reading import Reading
 
-# FFmpeg looks at contents, not names: without this list a renamed playlist would make it open the files it lists.
-_CONTAINERS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg"
 _INDEXED = ("mov", "matroska")  # their index leads to key frames; the others are searched from the start, undecoded
 _SPOILT = 4  # MPEG-TS marks up to this many packets, counted back, where one is missing
 _LONGEST_GAP = 2  # seconds; what misses more was not recorded
@@ -51,7 +50,7 @@ class Source:
 
 
 def open_container(path: Path) -> av.container.InputContainer:
-    return av.open(str(path), container_options={"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"})
+    return av.open(str(path), container_options={"format_whitelist": FFMPEG_READERS, "protocol_whitelist": "file"})
 
 
 def video_stream(container: av.container.InputContainer, name: str) -> av.VideoStream:

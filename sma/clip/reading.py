@@ -49,7 +49,7 @@ class Reading:
         if not self.skip:
             raise ValueError(
                 f"{self.name} cannot be read at {seconds_text(moment)} s: its frame there is damaged. "
-                "Take frames before or after it, or pick another file."
+                "Take frames before or after it, connect true to skip_damaged, or pick another file."
             ) from error
         self._lost.append(moment)
         self._tell_damage()

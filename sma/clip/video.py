@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import av
 import numpy as np
 
 from .colour import conversion
 from .decode import Moment, moments
-from .film import Film, Shot, counted, fraction, rate_text, seconds_text
+from .film import Damaged, Film, Shot, counted, fraction, rate_text, seconds_text
 from .frame import picture
 from .interlaced import deinterlaced
 from .packets import open_container, video_stream
@@ -23,8 +22,6 @@ from .reading import Reading
 from .shape import pixel_shape, pixel_text, squared, tilt_of, turn_of
 
 _CUT_OFF = Fraction(1, 2)  # seconds that may lack at a film's end before it is said
-
-Damaged = Literal["refuse", "skip"]
 
 
 @contextmanager
@@ -57,7 +54,9 @@ def open_video(path: Path, start: float, damaged: Damaged = "refuse") -> Iterato
 def _holds(container: av.container.InputContainer, stream: av.VideoStream, rate: Fraction) -> str:
     if stream.frames:
         length = counted(stream.frames, "frame")
-    elif container.duration:  # webm headers count no frames
+    elif (
+        container.duration and container.format.name != "mpeg"
+    ):  # webm counts no frames; of mpg FFmpeg's guess is too short
         length = f"{seconds_text(Fraction(container.duration, av.time_base))} s"
     else:
         length = "unknown length"  # nor do live recordings their seconds
