@@ -9,7 +9,7 @@ from .animatediff import LoadAnimateDiffModel
 from .clip import EmptyVideoLatent, LoadMotionClip
 from .configs import LoadOfficialConfig
 from .host.checked import checked
-from .host.clips import serve_examples
+from .host.clips import serve_clips
 from .host.kept_reports import add_route
 from .inversion import InvertClip
 from .losses import AlignmentLoss, SpectralLoss
@@ -45,7 +45,7 @@ NODES = [
 class SpectralMotionExtension(ComfyExtension):
     @override
     async def on_load(self) -> None:
-        serve_examples()
+        serve_clips()
         add_route()
 
     @override

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..sma.networks.animatediff_norms import FORMS
 from .host import animatediff
 from .host.diffusers_folder import offered_folders
 from .host.lists import offered, offered_host_files
 from .host.report import Report
 from .host.wrapped import STORAGE
+
+GROUP_NORM = {f"as {form}": form for form in FORMS}
 
 
 class LoadAnimateDiffModel(io.ComfyNode):
@@ -61,6 +64,17 @@ class LoadAnimateDiffModel(io.ComfyNode):
                     tooltip="What the weights are kept in. 'as stored' follows the files; float16 or bfloat16 halves float32; "
                     "float8 halves that again and changes the picture a little.",
                 ),
+                # Last and optional: workflows and prompts that were saved without it still run.
+                io.Combo.Input(
+                    "group_norm",
+                    options=list(GROUP_NORM),
+                    default=next(iter(GROUP_NORM)),
+                    optional=True,
+                    tooltip="Whether group norms take the statistics of each frame or of all frames together. Programs differ in it: a LoRA "
+                    "is at home where that is done as in its training. 'as original': AnimateDiff's own code, for v2 and v3 "
+                    "AnimateDiff-Evolved too. 'as AnimateDiff-Evolved': another form for v1 alone. 'as diffusers': its pipelines, whose "
+                    "answers are some percent away.",
+                ),
             ],
             outputs=[
                 io.Model.Output(
@@ -76,12 +90,15 @@ class LoadAnimateDiffModel(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, base: dict, motion_module: str, weights: str) -> io.NodeOutput:
+    def execute(
+        cls, base: dict, motion_module: str, weights: str, group_norm: str = next(iter(GROUP_NORM))
+    ) -> io.NodeOutput:
         report = Report(cls.hidden.unique_id)
         if base["base"] == "checkpoint":
             source = animatediff.Checkpoint(base["checkpoint"])
         else:
             source = animatediff.Folder(base["folder"])
-        model, clip, vae = animatediff.load_model(source, motion_module, STORAGE[weights]), source.clip(), source.vae()
+        model = animatediff.load_model(source, motion_module, STORAGE[weights], group_norm=GROUP_NORM[group_norm])
+        clip, vae = source.clip(), source.vae()
         report.tell(animatediff.describe(model))
         return io.NodeOutput(model, clip, vae, ui=report.ui())

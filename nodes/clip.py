@@ -11,6 +11,7 @@ from comfy_api.latest import io, ui
 
 from ..sma.clip import ClipRequest, read_clip, write_video
 from ..sma.clip.folder import image_files
+from ..sma.clip.formats import FILM_SUFFIXES
 from ..sma.clip.size import ClipSize
 from ..sma.stillness import still_warning
 from .host import clips
@@ -36,8 +37,9 @@ class LoadMotionClip(io.ComfyNode):
                     "file",
                     options=clips.choices(),
                     upload=io.UploadType.video,
-                    tooltip="A video, or a gif, a webp or a folder of images (ends in /) that you copied into ComfyUI's "
-                    "input folder. [example] clips come with this pack.",
+                    extra_dict={"clip_suffixes": sorted(FILM_SUFFIXES)},  # for web/clip_upload.js
+                    tooltip="A video, a gif, a webp or a folder of images (ends in /) in ComfyUI's input folder. Upload or drop "
+                    "a film, copy a folder there. [example] clips come with this pack. Transparent parts become black.",
                 ),
                 io.Float.Input(
                     "start",
@@ -132,6 +134,13 @@ class LoadMotionClip(io.ComfyNode):
                     "nearest that it takes whole, such as 4n+1 frames and multiples of 16 pixels for Wan, and the report "
                     "says so.",
                 ),
+                io.Boolean.Input(
+                    "skip_damaged",
+                    optional=True,
+                    force_input=True,
+                    tooltip="Connect true to pass over frames and images that are damaged; the report names them. Otherwise a "
+                    "damaged one is refused.",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="images", tooltip="The frames, for VAE Encode."),
@@ -176,6 +185,7 @@ class LoadMotionClip(io.ComfyNode):
         folder_fps: float,
         vae: Any = None,
         model: Any = None,
+        skip_damaged: bool = False,
     ) -> io.NodeOutput:
         report = Report(cls.hidden.unique_id)
         request = ClipRequest(
@@ -188,6 +198,7 @@ class LoadMotionClip(io.ComfyNode):
             crop=crop,
             folder_fps=folder_fps,
             memory=free_memory(torch.device("cpu")),
+            damaged="skip" if skip_damaged else "refuse",
         )
         path = clips.find(file)
         clip = read_clip(path, request) if model is None else read_snapped(path, request, family_of_model(model))
@@ -197,7 +208,7 @@ class LoadMotionClip(io.ComfyNode):
         report.tell(taken)
         frames, height, width, _ = clip.frames.shape
         still = still_warning(clip.frames.movedim(-1, 0)[None])
-        for text in filter(None, (still, _unlike_training(vae, ClipSize(frames, width, height)))):
+        for text in filter(None, (*clip.warnings, still, _unlike_training(vae, ClipSize(frames, width, height)))):
             report.warn(text)
         preview = cls._preview(clip.frames, clip.fps)
         return io.NodeOutput(clip.frames, clip.fps, len(clip.frames), taken, ui=report.ui(preview))

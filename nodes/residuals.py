@@ -54,6 +54,7 @@ class MotionResiduals(io.ComfyNode):
         if min(height, width) < 2:
             raise ValueError(f"The clip has {width}x{height} pixels; its spectrum needs 2 each way. Use a larger clip.")
         if isinstance(clip, Tensor):
+            clip = clip[..., :3]  # no transparency, as VAE Encode takes frames
             signed = frame_residuals(clip.movedim(-1, 0)[None])  # [F, H, W, C] to [1, C, F-1, H, W]
             residuals: Tensor | dict[str, Tensor] = 0.5 + signed[0].movedim(0, -1) / 2
         else:

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..sma.disk import DiskError
 from ..sma.files import save_lora
 from ..sma.lora_formats import to_format
-from .host.paths import next_lora, shown
+from .host.paths import new_loras, shown
 from .host.report import Report
 from .training_options import named_after
 
@@ -51,9 +52,11 @@ class SaveMotionLoRA(io.ComfyNode):
                     options=list(FORMATS),
                     default=COMFYUI,
                     optional=True,
-                    tooltip="Who reads the file. ComfyUI: every LoRA loader of ComfyUI. diffusers (PEFT): AnimateDiff in diffusers, and "
-                    "ZeroScope or ModelScope through PEFT. kohya: trainers and web UIs. AnimateDiff-Evolved: its Load AnimateDiff LoRA, motion "
-                    "modules only. Load Motion LoRA reads all four.",
+                    tooltip="Who reads the file. ComfyUI: every LoRA loader of ComfyUI, diffusion-pipe, and diffusers' pipelines of Wan and "
+                    "LTX-Video. diffusers (PEFT): diffusers' pipelines of Wan, LTX-Video, HunyuanVideo and AnimateDiff, and PEFT, through "
+                    "which ZeroScope and ModelScope wear it; not core's Load LoRA. kohya: musubi-tuner, and core's Load LoRA but for the "
+                    "feed-forward layers of HunyuanVideo. AnimateDiff-Evolved: its Load AnimateDiff LoRA, motion modules only. Whole weights, "
+                    "as VMC trains them, fit into ComfyUI and kohya, for core's Load LoRA. Load Motion LoRA reads all four.",
                 ),
             ],
             outputs=[],
@@ -82,8 +85,12 @@ class SaveMotionLoRA(io.ComfyNode):
             metadata["model_type"] = "motion_director"
         if expert := metadata.get("expert"):
             filename_prefix = named_after(filename_prefix, expert)
-        path = next_lora(filename_prefix)
-        save_lora(export.tensors, metadata, path)
+        try:
+            path = save_lora(export.tensors, metadata, new_loras(filename_prefix))
+        except DiskError as error:
+            raise ValueError(
+                f"The LoRA could not be saved under output/loras: {error}. Mend that and run again."
+            ) from error
         left_out = f", {export.left_out} outside motion modules left out" if export.left_out else ""
         size = path.stat().st_size / 1e6
         report.tell(

@@ -17,6 +17,7 @@ from ..sma.losses import MotionLoss
 from ..sma.outcome import outcome
 from ..sma.training import train
 from .host import paths
+from .host.animatediff import group_norm_of
 from .host.graph import fps_behind, prompt_behind
 from .host.loss_map import loss_map
 from .host.memory import estimate
@@ -86,6 +87,7 @@ class TrainMotionLoRA(io.ComfyNode):
                     "method": " + ".join(term.name for term in motion_loss.terms),
                     "losses": motion_loss.describe(),
                     "base_model": type(model.model).__name__,
+                    "group_norm": group_norm_of(model),
                     "prompt": prompt_behind(cls.hidden.prompt, node_id, "positive"),
                     "fps": fps_behind(cls.hidden.prompt, node_id, "latent"),
                     "frames": host.frames,

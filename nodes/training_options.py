@@ -90,10 +90,10 @@ class TrainingOptions:
         """How to train a network that predicts ``kind`` on this schedule.
 
         Raises:
-            ValueError: an expert where there are no two, or settings out of range.
+            ValueError: an expert where there are no two, no noise levels, or settings out of range.
         """
         levels = (self.noise_low, self.noise_high)
-        if self.noise_low >= self.noise_high:
+        if not self.noise_low < self.noise_high:
             raise ValueError(
                 f"noise_low is {self.noise_low:g} and noise_high {self.noise_high:g}; no noise level lies between. Raise noise_high."
             )

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
+from ..sma.disk import DiskError, try_out
 from ..sma.files import MotionLoRA, save_lora, save_state
 from ..sma.lora import Adapter
+from ..sma.lora_formats import to_format
 from ..sma.training import StepInfo, TrainingState
 from .host import paths
 from .host.progress import Progress, raise_if_cancelled
@@ -20,9 +20,6 @@ from .host.report import Report
 
 # What the host puts before the network's module names in LoRA files.
 LORA_PREFIX = "diffusion_model."
-
-# What a full disk, a missing permission or a name that the disk does not take raises.
-DISK_ERRORS = (OSError, SafetensorError)
 
 logger = logging.getLogger(__name__)
 
@@ -66,15 +63,34 @@ class TrainingRun:
         self.prefix = prefix
         self.motion = motion
         self.beside = beside
-        # Found before training: a bad prefix must not cost the state when the run is cut short.
-        self.state_path = paths.next_state(prefix)
+        self.state_path: Path | None = None
+        self._check_disk()
         self.progress = Progress(model, steps, report.node_id)
         self.saved: tuple[int, Path] | None = None
-        self.state_saved = False
         # The host looks for its cancel in forward operations only; the backward of a large UNet takes seconds.
         for value in adapter.parameters():
             value.register_hook(lambda _: raise_if_cancelled())
         self.started = time.monotonic()
+
+    def _check_disk(self) -> None:
+        """Tries the names out before the first step, while no work can be lost.
+
+        Raises:
+            ValueError: a prefix that names no file, or one that the disk does not take.
+        """
+        longest = max((f"_{name}" for name in self.beside.values()), key=len, default="")
+        try:
+            try_out(paths.new_loras(self.prefix, f"_step{self.steps:05}{longest}"))
+            try_out(paths.new_states(self.prefix))
+        except DiskError as error:
+            if error.of_name:
+                raise ValueError(
+                    f"The file name prefix {self.prefix!r} cannot be used: {error}. Choose a short, plain one."
+                ) from error
+            self.report.warn(
+                f"Nothing can be saved under output/: {error}. The LoRA leaves by the output of this node alone; to have it on disk, "
+                "stop and mend that."
+            )
 
     def resumed(self, name: str, about: Mapping[str, object]) -> None:
         """Says where a resumed run goes on, and where it differs from the one that left the state: it then is another run."""
@@ -107,21 +123,24 @@ class TrainingRun:
         step = state.step
         about = self.metadata | {"steps": step}
         try:
-            path = self._save(f"{self.prefix}_step{step:05}", self.motion, about)
+            path = self._save(f"_step{step:05}", self.motion, about)
             self.saved = step, path
             if self.save_every:
                 for group, name in self.beside.items():
-                    self._save(f"{self.prefix}_step{step:05}_{name}", [group], about | {"part": name})
-                save_state(state, self.state_path, self.metadata)
-                self.state_saved = True
-        except DISK_ERRORS as error:
+                    self._save(f"_step{step:05}_{name}", [group], about | {"part": name})
+                self._save_state(state)
+        except DiskError as error:
             self.report.warn(
-                f"Step {step} could not be saved whole under output/: {error}. Make room there, and save the LoRA by Save Motion LoRA."
+                f"Step {step} could not be saved whole under output/: {error}. Mend that, and save the LoRA by Save Motion LoRA."
             )
 
-    def _save(self, prefix: str, groups: Sequence[str] | None, about: Mapping[str, object]) -> Path:
-        path = paths.next_lora(prefix)
-        save_lora(self.adapter.export(LORA_PREFIX, groups), about, path)
+    def _save_state(self, state: TrainingState) -> None:
+        """Writes the run's one state, over its last one."""
+        self.state_path = save_state(state, self.state_path or paths.new_states(self.prefix), self.metadata)
+
+    def _save(self, more: str, groups: Sequence[str] | None, about: Mapping[str, object]) -> Path:
+        tensors = to_format(self.adapter.export(LORA_PREFIX, groups), "comfyui").tensors
+        path = save_lora(tensors, about, paths.new_loras(self.prefix, more))
         logger.info("Saved %s", paths.shown(path))
         return path
 
@@ -130,11 +149,20 @@ class TrainingRun:
         if state.step <= self.first_step:
             return
         stopped = f"Stopped at step {state.step} of {self.steps}."
+        # What ended the run, the user's cancel above all, must reach the host and not be replaced by a full disk.
         try:
-            save_state(state, self.state_path, self.metadata)
-        except DISK_ERRORS as error:
-            # What ended the run, the user's cancel above all, must reach the host and not be replaced by a full disk.
-            self.report.warn(f"{stopped} Its state could not be saved: {error}.")
+            self._save_state(state)
+        except DiskError as error:
+            failed = f"{stopped} Its state could not be saved under output/: {error}"
+            try:
+                spare = save_state(state, paths.spare_states(self.prefix), self.metadata)
+            except DiskError as second:
+                self.report.warn(f"{failed}; nor under temp/: {second}.")
+            else:
+                self.report.warn(
+                    f"{failed}. It is under temp/ until ComfyUI starts again: choose {paths.state_name(spare)} in resume_from to continue; "
+                    "press R to refresh the list."
+                )
         else:
             name = paths.state_name(self.state_path)
             self.report.warn(f"{stopped} Choose {name} in resume_from to continue; press R to refresh the list.")
@@ -150,6 +178,6 @@ class TrainingRun:
             self._checkpoint(state)
         if self.saved is not None and self.saved[0] == state.step:
             self.report.tell(f"Saved {paths.shown(self.saved[1])}; press R to see it in the lists of LoRA loaders.")
-        if self.state_saved:
+        if self.state_path is not None:
             self.report.tell(f"To train on: more steps, and {paths.state_name(self.state_path)} in resume_from.")
         return MotionLoRA(self.adapter.export(LORA_PREFIX, self.motion), self.metadata | {"steps": state.step})

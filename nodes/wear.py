@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from .host import paths
 from .host.lists import offered
+from .host.moved import watch
 from .host.report import Report
 from .host.wear import AUTO, BYPASS, PATCH, LoRASource, read_source, wear
 from .host.worn import Range, latent_range
@@ -18,8 +19,9 @@ class LoadMotionLoRA(io.ComfyNode):
             node_id="SMA_LoadMotionLoRA",
             display_name="Load Motion LoRA",
             category="Spectral Motion/make",
-            description="Puts a motion LoRA on a MODEL and says how many of its keys were applied. Reads ours, diffusers, kohya, "
-            "AnimateDiff and MotionDirector files, and refuses one that was made for another model. Several stack.",
+            description="Puts a motion LoRA on a MODEL and says how many of its keys were applied, and how many change nothing. Reads ours, "
+            "diffusers, PEFT, kohya, AnimateDiff and MotionDirector files, and refuses one that was made for another model. Several stack. "
+            "Warns when the first step shows that a part of it changed nothing.",
             search_aliases=["load lora", "wear lora", "apply lora", "motiondirector", "animatediff motion lora"],
             inputs=[
                 io.Model.Input("model", tooltip="The model the LoRA was trained on, or another one of its kind."),
@@ -49,7 +51,7 @@ class LoadMotionLoRA(io.ComfyNode):
                     min=-10.0,
                     max=10.0,
                     step=0.01,
-                    tooltip="1 is as trained, 0 is off, more exaggerates.",
+                    tooltip="1 is as trained, by the alphas of the file or of its metadata; 0 is off, more exaggerates.",
                 ),
                 io.Float.Input(
                     "start_percent",
@@ -88,8 +90,8 @@ class LoadMotionLoRA(io.ComfyNode):
                     default=AUTO,
                     advanced=True,
                     tooltip="patch weights: merged into the weights, no cost per step. bypass: computed beside the layers, exactly as in "
-                    "training; right for fp8 and int8 weights. auto: bypass where a range or quantised weights need it. Layers that ComfyUI "
-                    "computes without calling them are patched.",
+                    "training; right for fp8 and int8 weights, before and behind TorchCompileModel. auto: bypass where a range, quantised "
+                    "weights or compiled blocks need it. Layers that ComfyUI computes without calling them are patched.",
                 ),
             ],
             outputs=[
@@ -137,6 +139,7 @@ class LoadMotionLoRA(io.ComfyNode):
             lora = LoRASource("The trained LoRA", source["lora"], getattr(source["lora"], "metadata", {}))
         ratio = getattr(model.get_model_object("latent_format"), "temporal_downscale_ratio", 1)
         where = Range(start_percent, end_percent, *latent_range(first_frame, last_frame, ratio))
-        worn, applied = wear(model, lora, strength=strength, apply=apply, where=where)
+        worn, applied = wear(model, lora, strength=strength, apply=apply, where=where, warn=report.warn)
+        watch(model, worn, report)
         report.tell(applied)
         return io.NodeOutput(worn, ui=report.ui())

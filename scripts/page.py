@@ -70,6 +70,27 @@ def run_template(
     return _drive(job | {"steps": steps, "vue": vue, "timeout": timeout}, timeout + 300)
 
 
+def upload(
+    client: Client,
+    name: str,
+    ways: Sequence[tuple[str, Path]],
+    *,
+    pack: str = PACK_FOLDER,
+    widgets: Sequence[tuple[str, str, Any]] = (),
+    vue: bool = False,
+) -> dict[str, Any]:
+    """Open a template, bring files to its Load Motion Clip as a user does, and run the graph with the last one.
+
+    ways: ("choose" by the upload button or "drop" on the node, file). widgets: (node type, widget name, value) to set before.
+
+    Returns {"uploads": [{"accept": what the browser's dialogue offers, "status" of the request, "chosen": the node's file, "film":
+    width and height of the film that is shown}], "event" and "detail" of the run and "problems" as in run_template}.
+    """
+    job = {"action": "upload", "url": client.url, "pack": pack, "template": name, "vue": vue, "timeout": 300}
+    files = [{"way": way, "file": str(file)} for way, file in ways]
+    return _drive(job | {"widgets": list(widgets), "ways": files}, 600)
+
+
 def tour(
     client: Client, templates: Sequence[str], *, pack: str = PACK_FOLDER, vue: bool = False, screenshots: bool = True
 ) -> dict[str, dict[str, Any]]:

@@ -120,6 +120,7 @@ UNETS: tuple[Backbone, ...] = (
                     "base.checkpoint": "v1-5-pruned-emaonly-fp16.safetensors",
                     "motion_module": "v3_sd15_mm.ckpt",
                     "weights": "float16",
+                    "group_norm": "as original",
                 },
                 ("MODEL", "CLIP", "VAE"),
                 (

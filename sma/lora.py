@@ -140,10 +140,10 @@ class Adapter:
                 parameter.copy_(state[name])
 
     def export(self, prefix: str, groups: Iterable[str] | None = None) -> dict[str, Tensor]:
-        """LoRA file tensors: ``{prefix}{module}.lora_A.weight`` (down), ``.lora_B.weight`` (up) and ``.alpha``, or ``.diff``.
+        """LoRA file tensors: ``{prefix}{module}.lora_A.weight`` (down) and ``.lora_B.weight`` (up), or ``.diff``.
 
-        CPU, contiguous. A loader applies ``alpha / rank * B A``, or adds ``diff``; for layers whose rank was clamped
-        ``alpha`` is reduced with it, so the scale is kept.
+        CPU, contiguous. A loader adds ``B A``, or ``diff``. Where the scale is not 1 there is an ``.alpha`` as well, and a loader
+        adds ``alpha / rank * B A``; for layers whose rank was clamped ``alpha`` is reduced with it, so the scale is kept.
 
         Args:
             prefix: what the host puts before module names, ``"diffusion_model."`` in ComfyUI.

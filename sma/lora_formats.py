@@ -1,7 +1,7 @@
 """Motion LoRAs in the key formats that other programs write and read.
 
 Inside, a LoRA is a :class:`LowRank` update per module of the network: ``W + scale * up down``. Exports are here, imports in
-:mod:`sma.lora_reading`.
+:mod:`sma.lora_reading`, and the names of layers in :mod:`sma.layer_names`.
 """
 
 from __future__ import annotations
@@ -9,15 +9,21 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-from .roles import FAMILIES, family_of_layers
+from .layer_names import TABLES, parts_of, theirs_of
+from .roles import FAMILIES, Family, family_of_layers
 
 # What hosts put before the network's module names.
 PREFIX = "diffusion_model."
 FORMATS = ("comfyui", "diffusers", "kohya", "animatediff")
+
+_OURS = re.compile(re.escape(PREFIX) + r"(?P<module>.+)\.(?P<part>lora_[AB]\.weight|alpha|diff)")
+# Where hosts know HunyuanVideo's layers by their first names as well as by their own.
+_NAMED_TWICE = ("double_blocks.", "single_blocks.", "txt_in.individual_token_refiner.blocks.")
 
 # AnimateDiff's own names of what diffusers calls motion_modules.N.transformer_blocks.M.attn1 and attn2.
 _MOTION_MODULE = re.compile(r"(.*motion_modules\.\d+)\.(.+)")
@@ -57,7 +63,9 @@ class Export:
 
 
 def updates_of(lora: Mapping[str, Tensor]) -> dict[str, LowRank]:
-    """The updates in a LoRA of ours, by module name: keys ``diffusion_model.<module>.lora_A.weight``, ``.lora_B.weight``, ``.alpha``.
+    """Reads the updates in a LoRA of ours, by module name: keys ``diffusion_model.<module>.lora_A.weight``, ``.lora_B.weight``, ``.alpha``.
+
+    Without an alpha the scale is 1.
 
     Raises:
         ValueError: other keys, as in somebody else's LoRA.
@@ -80,43 +88,128 @@ def updates_of(lora: Mapping[str, Tensor]) -> dict[str, LowRank]:
 
 
 def to_format(lora: Mapping[str, Tensor], format: str) -> Export:
-    """A LoRA of ours under the keys of another program.
+    """Writes a LoRA of ours under the keys of another program.
+
+    Only kohya's format has an ``.alpha``. In the others the scale is in ``up``, as some of their readers refuse a file with one.
 
     Args:
         lora: as :meth:`sma.lora.Adapter.export` gives it with the prefix ``diffusion_model.``.
         format:
-            ``"comfyui"``: as it is. diffusers' Wan pipeline reads this format too.
-            ``"diffusers"``: PEFT's names, ``unet.<module>.lora_A.weight``; the scale is in B. UNet3D and AnimateDiff networks only.
-                diffusers loads it into a UNetMotionModel; its UNet3DConditionModel has no LoRA loader (0.42), but PEFT reads the file.
-            ``"kohya"``: ``lora_unet_<module>.lora_down.weight``, ``.lora_up.weight``, ``.alpha``.
-            ``"animatediff"``: what AnimateDiff-MotionDirector writes and AnimateDiff-Evolved reads, original AnimateDiff's names with the
-            scale in ``up``. Layers outside the motion modules and convolutions are left out and counted.
+            ``"comfyui"``: as it is, but HunyuanVideo's layers have their first names, which diffusion-pipe and diffusers read as well.
+                Keys that are not ours stay as they are. diffusers' Wan and LTX-Video pipelines read this format too.
+            ``"diffusers"``: ``unet.<module>.lora_A.weight`` and ``.lora_B.weight`` for UNet3D and AnimateDiff networks, whose names are
+                diffusers' own, and ``transformer.<diffusers' name>...`` for Wan, LTX-Video and HunyuanVideo. HunyuanVideo's fused
+                layers are several there. diffusers' UNet3DConditionModel has no LoRA loader (0.42), but PEFT reads the file.
+            ``"kohya"``: ``lora_unet_<module>.lora_down.weight``, ``.lora_up.weight``, ``.alpha``; HunyuanVideo's layers under their first
+                names, as musubi-tuner has them. Differences of whole weights are ``.diff``, as LyCORIS has them.
+            ``"animatediff"``: what AnimateDiff-MotionDirector writes and AnimateDiff-Evolved reads, original AnimateDiff's names.
+                Layers outside the motion modules and convolutions are left out and counted.
 
     Raises:
-        ValueError: an unknown format, a LoRA that is not ours, or one whose network the format cannot name.
+        ValueError: an unknown format, a LoRA that is not ours, or one whose network or whose kind of update the format cannot hold.
     """
     if format not in FORMATS:
         raise ValueError(f"Unknown format {format!r}; use one of {', '.join(FORMATS)}.")
     if format == "comfyui":
-        # As it is: even what is no LoRA of ours must not be lost.
-        return Export(dict(lora), sum(key.endswith((".lora_A.weight", ".lora_down.weight", ".diff")) for key in lora))
-    updates = updates_of(lora)
+        return _comfyui(lora)
+    differences = {
+        match["module"]: value
+        for key, value in lora.items()
+        if (match := _OURS.fullmatch(key)) is not None and match["part"] == "diff"
+    }
+    whole = {f"{PREFIX}{module}.diff" for module in differences}
+    rest = {key: value for key, value in lora.items() if key not in whole}
+    updates = updates_of(rest) if rest or not differences else {}
     if format == "kohya":
-        return Export(_kohya(updates), len(updates))
+        tensors = _kohya(updates)
+        tensors |= {f"{_kohya_key(module)}.diff": value.contiguous() for module, value in differences.items()}
+        return Export(tensors, len(updates) + len(differences))
+    if differences:
+        name = {"diffusers": "diffusers", "animatediff": "AnimateDiff-Evolved"}[format]
+        layers = f"{len(differences)} layer{'' if len(differences) == 1 else 's'}"
+        raise ValueError(
+            f"This LoRA holds differences of the whole weights of {layers}, as VMC trains them, and the {name} format holds low-rank "
+            "updates alone. Save it in the ComfyUI or kohya format."
+        )
     family = family_of_layers(updates)
-    name = family.name if family else "an unknown network"
     if format == "diffusers":
-        if family is None or not family.diffusers:
-            theirs = " and ".join(other.name for other in FAMILIES if other.diffusers)
-            raise ValueError(
-                f"This LoRA is for {name}, whose layers have other names in diffusers; that format is for "
-                f"{theirs}. Save it in the ComfyUI format, which diffusers' Wan pipeline reads as well."
-            )
-        tensors = {}
-        for module, update in updates.items():
-            tensors[f"unet.{module}.lora_A.weight"] = update.down.contiguous()
-            tensors[f"unet.{module}.lora_B.weight"] = update.folded().contiguous()
-        return Export(tensors, len(updates))
+        return Export(_diffusers(updates, family), len(updates))
+    return _animatediff(updates, family)
+
+
+def _comfyui(lora: Mapping[str, Tensor]) -> Export:
+    """What is not ours must not be lost, so layers with keys that are not understood stay as they are."""
+    matches = {key: match for key in lora if (match := _OURS.fullmatch(key)) is not None}
+    foreign = {stem for key in lora if key not in matches for stem in accumulate(key.split("."), "{}.{}".format)}
+    tensors = {}
+    for key, value in lora.items():
+        match = matches.get(key)
+        site = f"{PREFIX}{match['module']}" if match else ""
+        is_product = {f"{site}.lora_A.weight", f"{site}.lora_B.weight"} <= lora.keys()
+        if match is None or site in foreign or not (is_product or match["part"] == "diff"):
+            tensors[key] = value
+            continue
+        if match["part"] == "alpha":
+            continue
+        if match["part"] == "lora_B.weight" and f"{site}.alpha" in lora:
+            down = lora[f"{site}.lora_A.weight"]
+            value = LowRank(down, value, float(lora[f"{site}.alpha"]) / len(down)).folded()
+        name = theirs_of(match["module"], "original") if match["module"].startswith(_NAMED_TWICE) else None
+        tensors[f"{PREFIX}{name or match['module']}.{match['part']}"] = value
+    return Export(tensors, sum(key.endswith((".lora_A.weight", ".lora_down.weight", ".diff")) for key in tensors))
+
+
+def _diffusers(updates: Mapping[str, LowRank], family: Family | None) -> dict[str, Tensor]:
+    if family is not None and family.diffusers:
+        parts = {module: [(f"unet.{module}", update.folded())] for module, update in updates.items()}
+    elif family is not None and family.name in TABLES["diffusers"]:
+        parts = {module: _transformer_parts(module, update) for module, update in updates.items()}
+    else:
+        known = [other.name for other in FAMILIES if other.diffusers or other.name in TABLES["diffusers"]]
+        raise ValueError(
+            f"This LoRA is for {_named(family)}; the diffusers format has names for {', '.join(known[:-1])} and {known[-1]} layers. "
+            "Save it in the ComfyUI format."
+        )
+    if unnamed := [module for module, places in parts.items() if not places]:
+        raise ValueError(
+            f"{len(unnamed)} of {len(updates)} layers have no name in diffusers, for example {unnamed[0]}. "
+            "Save it in the ComfyUI format."
+        )
+    tensors = {}
+    for module, places in parts.items():
+        for name, up in places:
+            # Parts of one layer share their ``down``, and a file holds no tensor twice.
+            down = updates[module].down
+            tensors[f"{name}.lora_A.weight"] = down.clone() if len(places) > 1 else down.contiguous()
+            tensors[f"{name}.lora_B.weight"] = up.contiguous()
+    return tensors
+
+
+def _transformer_parts(module: str, update: LowRank) -> list[tuple[str, Tensor]]:
+    """diffusers' layers that together are one of ours, and the rows of ``up`` that each has."""
+    up = update.folded()
+    shape = (len(up), *update.down.shape[1:])
+    return [
+        (f"transformer.{part.name}", torch.cat([up[first:end] for first, end in part.rows]) if part.rows else up)
+        for part in parts_of(module, "diffusers", shape)
+    ]
+
+
+def _kohya(updates: Mapping[str, LowRank]) -> dict[str, Tensor]:
+    tensors = {}
+    for module, update in updates.items():
+        key = _kohya_key(module)
+        tensors[f"{key}.lora_down.weight"] = update.down.contiguous()
+        tensors[f"{key}.lora_up.weight"] = update.up.contiguous()
+        tensors[f"{key}.alpha"] = torch.tensor(update.scale * update.rank)
+    return tensors
+
+
+def _kohya_key(module: str) -> str:
+    return "lora_unet_" + (theirs_of(module, "original") or module).replace(".", "_")
+
+
+def _animatediff(updates: Mapping[str, LowRank], family: Family | None) -> Export:
     tensors = {}
     for module, update in updates.items():
         original = to_animatediff(module)
@@ -127,20 +220,14 @@ def to_format(lora: Mapping[str, Tensor], format: str) -> Export:
     written = len(tensors) // 2
     if not written:
         raise ValueError(
-            f"0 of {len(updates)} layers lie in motion modules: this LoRA is for {name}, and the AnimateDiff-Evolved format holds motion "
-            "modules only. Save it in the ComfyUI format."
+            f"0 of {len(updates)} layers lie in motion modules: this LoRA is for {_named(family)}, and the AnimateDiff-Evolved format "
+            "holds motion modules only. Save it in the ComfyUI format."
         )
     return Export(tensors, written, len(updates) - written)
 
 
-def _kohya(updates: Mapping[str, LowRank]) -> dict[str, Tensor]:
-    tensors = {}
-    for module, update in updates.items():
-        key = "lora_unet_" + module.replace(".", "_")
-        tensors[f"{key}.lora_down.weight"] = update.down.contiguous()
-        tensors[f"{key}.lora_up.weight"] = update.up.contiguous()
-        tensors[f"{key}.alpha"] = torch.tensor(update.scale * update.rank)
-    return tensors
+def _named(family: Family | None) -> str:
+    return family.name if family else "an unknown network"
 
 
 def to_animatediff(module: str) -> str | None:

@@ -147,11 +147,11 @@ class LoRALayer(Update):
         return layer
 
     def file_tensors(self) -> dict[str, Tensor]:
-        return {
-            ".lora_A.weight": _copy(self.down),
-            ".lora_B.weight": _copy(self.up),
-            ".alpha": torch.tensor(self.scale * self.rank),
-        }
+        tensors = {".lora_A.weight": _copy(self.down), ".lora_B.weight": _copy(self.up)}
+        # Loaders do not scale without it, and some refuse a file that has one.
+        if self.scale != 1.0:
+            tensors[".alpha"] = torch.tensor(self.scale * self.rank)
+        return tensors
 
     def _update(self, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
         y = self._through(x, down)

@@ -3,54 +3,23 @@
 from __future__ import annotations
 
 import math
-import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from torch import Tensor
 
+from .layer_names import Place, Rows, ours_of
+from .lora_dora import DoRA
 from .lora_formats import LowRank
+from .lora_keys import Finder, Modules, factor, is_for_text_encoder, number, parse, plain_name, scales_a_factor
+from .lora_pieces import Piece, is_free, joined
+from .lora_scales import Scales, read_scales
 from .networks.animatediff import diffusers_name
 
-Modules = Mapping[str, Sequence[int]]
-
-# Suffixes of LoRA keys. An adapter name may stand after lora_A and lora_B (PEFT's ".default").
-_SUFFIX = re.compile(
-    r"(?P<site>.+?)(?:"
-    r"\.lora_(?P<letter>[AB])(?:\.(?!weight$)\w+)?(?:\.weight)?"
-    r"|\.lora_(?P<kohya>down|up)\.weight"
-    r"|(?P<processor>_lora|\.lora|\.lora_linear_layer)\.(?P<side>down|up)\.weight"
-    r"|\.(?P<alpha>alpha))"
-)
-# What stands beside a product and changes its meaning: DoRA, LoCon's third factor, padded weights.
-_COMPANION = re.compile(r"(?P<site>.+?)\.(dora_scale|lora_magnitude_vector|lora_mid|reshape_weight)(\..+)?")
-_TEXT_ENCODER = re.compile(r"(lora_te\d?_|lora_prior_te_|text_encoder|cond_stage_model\.|clip_[lgh]\.|text_model\.)")
-_PREFIXES = (
-    "module.",
-    "pipe.",
-    "dit.",
-    "model.diffusion_model.",
-    "diffusion_model.",
-    "base_model.model.",
-    "unet.",
-    "transformer.",
-)
-_KOHYA = "lora_unet_"
-# diffusers' names of Wan's layers -> the original ones, which hosts use.
-_WAN = (
-    (r"(blocks\.\d+)\.attn1\.", r"\1.self_attn."),
-    (r"(blocks\.\d+)\.attn2\.", r"\1.cross_attn."),
-    (r"_attn\.to_([qkv])", r"_attn.\1"),
-    (r"_attn\.to_out\.0", r"_attn.o"),
-    (r"(blocks\.\d+)\.ffn\.net\.0\.proj", r"\1.ffn.0"),
-    (r"(blocks\.\d+)\.ffn\.net\.2", r"\1.ffn.2"),
-)
-# MotionDirector's sites (its paper's code, utils/lora.py): every Linear inside these parts of a transformer block.
-SITES = {
-    "temporal": r"(transformer_in|.*temp_attentions\.\d+)\.transformer_blocks\.\d+\.(attn[12]\.to_(q|k|v|out\.0)|ff\.net\.(0\.proj|2))",
-    "spatial": r".*\.attentions\.\d+\.transformer_blocks\.\d+\.(attn1\.to_(q|k|v|out\.0)|ff\.net\.(0\.proj|2))",
-}
+# What stands beside a product and changes its meaning: LoCon's third factor, padded weights, DoRA.
+_COMPANIONS = {"mid", "reshape_weight", "dora_scale", "magnitude"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,204 +35,219 @@ class MisShaped:
 
 
 @dataclass(frozen=True, eq=False)
+class OtherUpdate:
+    """An update of another kind than a plain product, of a layer that is known: LoHa, LoKr, a difference, ...
+
+    Attributes:
+        module: the layer.
+        rows: the outputs of it that are updated, ranges (first, end); () for all.
+        keys: part, by the names of :func:`sma.lora_keys.parse`, -> key.
+        scale: that the file's metadata gives it, where it has no alpha; 1 else.
+    """
+
+    module: str
+    rows: Rows
+    keys: dict[str, str]
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
 class Reading:
     """What a LoRA file holds for a network.
 
     Attributes:
         format: whose key format it is, as users know it.
-        updates: module name -> update, for all keys that are understood and fit.
-        keys: module name -> the file keys behind its update.
+        updates: module name -> update, for all plain products that are understood and fit.
+        keys: module name -> the file keys behind its update, or behind its DoRA.
+        doras: module name -> update with PEFT's magnitudes.
+        others: updates of known layers that are of other kinds; their keys are also among the unmatched.
         unmatched: keys that name no layer of the network, or another kind of update.
         misshaped: keys that name a layer and do not fit it.
         text_encoder: keys that are not for the network at all.
-        layers: names of the layers in the file, as far as they can be told; a network of the right kind has these.
+        layers: names of the layers in the file, as far as they can be recognised; a network of the right kind has these.
+        zero: the keys, of those in ``keys``, whose product is 0.
+        ranks: that the file's products have.
+        alphas: that were taken from the metadata; () where the tensors have them, or nothing has.
+        scales: what the metadata says of alphas.
     """
 
     format: str
     updates: dict[str, LowRank]
     keys: dict[str, tuple[str, ...]]
+    doras: dict[str, DoRA] = field(default_factory=dict)
+    others: tuple[OtherUpdate, ...] = ()
     unmatched: tuple[str, ...] = ()
     misshaped: tuple[MisShaped, ...] = ()
     text_encoder: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
-
-    @property
-    def ranks(self) -> list[int]:
-        return sorted({update.rank for update in self.updates.values()})
-
-
-@dataclass
-class _Site:
-    """The tensors of one layer in a file."""
-
-    parts: dict[str, str] = field(default_factory=dict)  # "down", "up", "alpha" -> key
-    plain: bool = True
+    zero: frozenset[str] = frozenset()
+    ranks: list[int] = field(default_factory=list)
+    alphas: tuple[float, ...] = ()
+    scales: Scales = field(default_factory=Scales)
 
 
-def read_lora(tensors: Mapping[str, Tensor], modules: Modules) -> Reading:
+def read_lora(
+    tensors: Mapping[str, Tensor], modules: Modules, metadata: Mapping[str, object] = MappingProxyType({})
+) -> Reading:
     """Matches the keys of a LoRA file with the layers of a network.
 
-    Understood: ours and other ``diffusion_model.`` files, diffusers and PEFT, kohya, and those of AnimateDiff, AnimateDiff-Evolved and
-    AnimateDiff-MotionDirector. Updates that are no plain low-rank product (DoRA, LoHa, LoKr, differences) stay unmatched.
+    Understood: ours and other ``diffusion_model.`` files, diffusers and PEFT with DoRA, kohya, diffusion-pipe, OneTrainer, and those of
+    AnimateDiff, AnimateDiff-Evolved and AnimateDiff-MotionDirector; every layer under any name of :mod:`sma.layer_names`. Updates of other
+    kinds (LoHa, LoKr, differences, ...) stay unmatched, and are listed apart where their layer is known.
+
+    The scale of a product is its alpha over its rank; where it has no alpha, what the metadata says, see
+    :func:`sma.lora_scales.read_scales`; and 1 where that is silent too, as in all loaders.
 
     Args:
         modules: name -> weight shape of the network's linear and convolution layers.
-    """
-    text_encoder = dict.fromkeys(key for key in tensors if _TEXT_ENCODER.match(key))
-    sites: dict[str, _Site] = {}
-    unmatched: list[str] = []
-    for key in tensors:
-        if key in text_encoder:
-            continue
-        match = _SUFFIX.fullmatch(key)
-        if match is None:
-            unmatched.append(key)
-            continue
-        sites.setdefault(match["site"], _Site()).parts[_side(match)] = key
-    for key in unmatched:
-        match = _COMPANION.fullmatch(key)
-        if match is not None and match["site"] in sites:
-            sites[match["site"]].plain = False
-    underscored = {name.replace(".", "_"): name for name in modules}
-    formats: Counter[str] = Counter()
-    updates, keys, misshaped, layers = {}, {}, [], []
-    for name, site in sorted(sites.items()):
-        found, kind = _module(name, site, modules, underscored)
-        layers.append(diffusers_name(_plain(name)) if found is None else found)
-        if found is None or not site.plain or not {"down", "up"} <= site.parts.keys() or found in updates:
-            unmatched.extend(site.parts.values())
-            continue
-        formats[kind] += 1
-        update, wrong = _fitted(site, tensors, tuple(modules[found]))
-        if wrong is not None:
-            misshaped.append(wrong)
-        else:
-            updates[found], keys[found] = update, tuple(site.parts.values())
-    order = {name: index for index, name in enumerate(modules)}
-    updates = dict(sorted(updates.items(), key=lambda item: order[item[0]]))
-    format = formats.most_common(1)[0][0] if formats else "unknown"
-    return Reading(
-        format, updates, keys, tuple(sorted(unmatched)), tuple(misshaped), tuple(text_encoder), tuple(layers)
-    )
-
-
-def read_motiondirector(tensors: Sequence[Tensor], modules: Modules, *, video: int | None = None) -> Reading:
-    """Matches MotionDirector's unnamed list [up0, down0, up1, down1, ...] with a text-to-video UNet; its scale is 1.
-
-    Temporal or spatial is told by the number of pairs, and every pair is checked against its layer.
-
-    Args:
-        modules: name -> weight shape, in the network's module order.
-        video: which one of several spatial LoRAs to take, from 0; a run on several videos stores one per video.
+        metadata: of the file.
 
     Raises:
-        ValueError: the list is for another network, or holds several LoRAs and ``video`` does not say which.
+        ValueError: damaged metadata, quantised factors, or an alpha of several values.
     """
-    sites = {kind: [name for name in modules if re.fullmatch(pattern, name)] for kind, pattern in SITES.items()}
-    has = " and ".join(f"{len(names)} {kind}" for kind, names in sites.items())
-    pairs = list(zip(tensors[0::2], tensors[1::2], strict=False))
-    wrong: str | None = None
-    for kind, names in sites.items():
-        if not names or len(tensors) % 2 or not pairs or len(pairs) % len(names):
-            continue
-        copies = len(pairs) // len(names)
-        updates = {}
-        chosen = 0 if video is None else video
-        misfit = None
-        for index, (up, down) in enumerate(pairs):
-            name = names[index // copies]
-            update, misfit = _product(
-                down, up, 1.0, tuple(modules[name]), (f"down {index} ({name})", f"up {index} ({name})")
-            )
-            if misfit is not None:
-                break
-            if index % copies == chosen:
-                updates[name] = update
-        if misfit is not None:
-            wrong = wrong or str(misfit)
-            continue
-        if copies > 1 and video is None:
-            raise ValueError(
-                f"This MotionDirector file holds {copies} {kind} LoRAs, one per training video; exactly one can be worn. "
-                f"Read one with sma.lora_reading.read_motiondirector(tensors, modules, video=0 to {copies - 1})."
-            )
-        if not 0 <= chosen < copies:
-            raise ValueError(
-                f"video is {video}; this MotionDirector file holds {copies} {kind} LoRAs. Use 0 to {copies - 1}."
-            )
-        keys = {name: (f"up {name}", f"down {name}") for name in updates}
-        return Reading(f"MotionDirector {kind}", updates, keys, layers=tuple(updates))
-    reason = f": {wrong}" if wrong else ""
-    raise ValueError(
-        f"This MotionDirector file holds {len(pairs)} unnamed pairs and the model has {has} layers for them{reason}. "
-        "Load the text-to-video model (ZeroScope or ModelScope) it was trained on."
-    )
+    finder, reader = Finder(modules), _Reader(tensors, modules, read_scales(metadata))
+    sites: dict[str, dict[str, str]] = defaultdict(dict)  # layer, as the file names it -> part -> key
+    for key in tensors:
+        site, part = parse(key) or ("", key)
+        if is_for_text_encoder(key):
+            reader.text_encoder.append(key)
+        # A second spelling of the same part is an update of its own that nothing can tell from the first.
+        elif site and part not in sites[site]:
+            sites[site][part] = key
+        else:
+            reader.add_unknown(key, finder.holder(key))
+    for site, keys in sorted(sites.items()):
+        reader.add(site, keys, *finder.find(site, keys.get("up", "")))
+    return reader.result()
 
 
-def _side(match: re.Match[str]) -> str:
-    if match["alpha"]:
-        return "alpha"
-    if match["letter"]:
-        return "down" if match["letter"] == "A" else "up"
-    return match["kohya"] or match["side"]
+class _Reader:
+    """What has been read of a file so far."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], modules: Modules, scales: Scales) -> None:
+        self.tensors, self.modules, self.scales = tensors, modules, scales
+        self.pieces: dict[str, list[Piece]] = defaultdict(list)
+        self.text_encoder: list[str] = []
+        self.unmatched: list[str] = []
+        self.others: list[OtherUpdate] = []
+        self.misshaped: list[MisShaped] = []
+        self.layers: list[str] = []
+        self.alphas: set[float] = set()
+
+    def add_unknown(self, key: str, holder: tuple[str, str] | None) -> None:
+        """Takes a key of an ending that is unknown; its layer is still worth naming."""
+        if holder and scales_a_factor(key):
+            raise ValueError(f"{key} scales a factor, and its format is not known here. Export the LoRA as float16.")
+        self.unmatched.append(key)
+        # A whole checkpoint has its layers' weights and biases themselves.
+        if holder and holder[1] not in ("weight", "bias"):
+            self.layers.append(holder[0])
+            self.others.append(OtherUpdate(holder[0], (), {holder[1]: key}))
+
+    def add(self, site: str, keys: dict[str, str], place: Place | None, format: str) -> None:
+        """Takes the parts of one layer: those of a product, and what is left as an update of another kind."""
+        self.layers.append(_guess(site) if place is None else place.module)
+        if place is None:
+            self.unmatched += keys.values()
+            return
+        scale = self._scale(site, keys, format)
+        companions = _COMPANIONS & keys.keys()
+        magnitude = self._magnitude(companions, keys)
+        left = dict(keys)
+        if {"down", "up"} <= keys.keys() and (magnitude or not companions):
+            names = ("down", "up", "alpha", *([magnitude] if magnitude else []))
+            used = {part: left.pop(part) for part in names if part in left}
+            self._add_product(place, format, used, scale, magnitude)
+        if left:
+            self.unmatched += left.values()
+            self.others.append(OtherUpdate(place.module, place.rows, left, 1.0 if "alpha" in left else scale))
+
+    def _scale(self, site: str, keys: Mapping[str, str], format: str) -> float:
+        first = next((keys[part] for part in ("down", "hada_w1_b", "lokr_w2_b", "lokr_w1_b") if part in keys), None)
+        rank = len(self.tensors[first]) if first and self.tensors[first].ndim else 0
+        if "alpha" in keys:
+            alpha = number(self.tensors[keys["alpha"]], keys["alpha"])
+            return alpha / rank if rank else 1.0
+        name = plain_name(site)
+        scale = self.scales.scale_of(name, rank, kohya=format == "kohya")
+        if scale is None:
+            return 1.0
+        self.alphas.add(self.scales.alpha_of(name))
+        return scale
+
+    def _magnitude(self, companions: set[str], keys: Mapping[str, str]) -> str | None:
+        """The part that holds a norm per output, as PEFT has it, if nothing else stands beside the product."""
+        if companions == {"magnitude"}:
+            return "magnitude"
+        # Hosts read LyCORIS' form, [out, 1] or [1, in]. A vector can only be meant as PEFT's.
+        vector = companions == {"dora_scale"} and self.tensors[keys["dora_scale"]].ndim == 1
+        return "dora_scale" if vector else None
+
+    def _add_product(
+        self, place: Place, format: str, keys: dict[str, str], scale: float, magnitude: str | None
+    ) -> None:
+        outputs, *inputs = self.modules[place.module]
+        shape = (sum(end - start for start, end in place.rows) or outputs, *inputs)
+        down, up = (factor(self.tensors[keys[part]], keys[part]) for part in ("down", "up"))
+        update, wrong = fit(down, up, scale, shape, (keys["down"], keys["up"]))
+        norms = self.tensors[keys[magnitude]] if magnitude else None
+        if wrong is None and norms is not None and norms.numel() != shape[0]:
+            wrong = MisShaped(keys[magnitude], tuple(norms.shape), shape)
+        if wrong is not None:
+            self.misshaped.append(wrong)
+        elif is_free(place, self.pieces[place.module], norms is not None):
+            norms = None if norms is None else norms.flatten()
+            self.pieces[place.module].append(Piece(place, format, update, norms, tuple(keys.values())))
+        else:
+            self.unmatched += keys.values()
+
+    def result(self) -> Reading:
+        updates, doras, keys = {}, {}, {}
+        for module in self.modules:
+            if not self.pieces[module]:
+                continue
+            update, magnitude = joined(self.pieces[module], self.modules[module])
+            keys[module] = tuple(key for piece in self.pieces[module] for key in piece.keys)
+            if magnitude is None:
+                updates[module] = update
+            elif len(magnitude) == self.modules[module][0]:
+                doras[module] = DoRA(update, magnitude)
+            else:
+                # Of the other rows no norm is known.
+                self.unmatched += keys.pop(module)
+        pieces = [piece for module in keys for piece in self.pieces[module]]
+        formats = Counter(piece.format for piece in pieces)
+        return Reading(
+            format=formats.most_common(1)[0][0] if formats else "unknown",
+            updates=updates,
+            keys=keys,
+            doras=doras,
+            others=tuple(self.others),
+            unmatched=tuple(sorted(self.unmatched)),
+            misshaped=tuple(self.misshaped),
+            text_encoder=tuple(self.text_encoder),
+            layers=tuple(self.layers),
+            zero=frozenset(key for piece in pieces if piece.is_zero for key in piece.keys),
+            ranks=sorted({piece.update.rank for piece in pieces}),
+            alphas=tuple(sorted(self.alphas)),
+            scales=self.scales,
+        )
 
 
-def _plain(site: str) -> str:
-    """A layer's name without the prefixes of programs and without diffusers' old attention processors."""
-    stripped = True
-    while stripped:
-        stripped = False
-        for prefix in _PREFIXES:
-            if site.startswith(prefix):
-                site, stripped = site.removeprefix(prefix), True
-    return site.replace(".processor.", ".")
-
-
-def _module(site: str, parts: _Site, modules: Modules, underscored: Mapping[str, str]) -> tuple[str | None, str]:
-    """The module a site of a file means, or None, and the name of its format."""
-    if site.startswith(_KOHYA):
-        # Some files have a second underscore (Wan Fun).
-        return underscored.get(site.removeprefix(_KOHYA).removeprefix("_")), "kohya"
-    plain = _plain(site)
-    candidates = [plain, f"{plain}.0"] if plain.endswith(".to_out") else [plain]
-    original = "temporal_transformer" in plain or "attention_blocks" in plain
-    for name in candidates:
-        name = diffusers_name(name) if original else name
-        if name in modules:
-            return name, _format(site, parts, original)
-        for pattern, replacement in _WAN:
-            name = re.sub(pattern, replacement, name)
-        if name in modules:
-            return name, "diffusers"
-    return None, "unknown"
-
-
-def _format(site: str, parts: _Site, original: bool) -> str:
-    if original:
-        return "AnimateDiff-Evolved"
-    if ".processor." in site or "_lora." in parts.parts.get("up", ""):
-        return "AnimateDiff-MotionDirector spatial" if ".attentions." in site else "diffusers"
-    if site.startswith(("diffusion_model.", "model.diffusion_model.")):
-        return "ComfyUI"
-    return "diffusers"
-
-
-def _fitted(
-    site: _Site, tensors: Mapping[str, Tensor], shape: tuple[int, ...]
-) -> tuple[LowRank | None, MisShaped | None]:
-    down, up = tensors[site.parts["down"]], tensors[site.parts["up"]]
-    # Without an alpha loaders do not scale.
-    scale = float(tensors[site.parts["alpha"]]) / len(down) if "alpha" in site.parts and down.numel() else 1.0
-    return _product(down, up, scale, shape, (site.parts["down"], site.parts["up"]))
-
-
-def _product(
-    down: Tensor, up: Tensor, scale: float, shape: tuple[int, ...], keys: tuple[str, str]
+def fit(
+    down: Tensor, up: Tensor, scale: float, shape: Sequence[int], keys: tuple[str, str]
 ) -> tuple[LowRank | None, MisShaped | None]:
     """The update of a weight [out, in, *kernel], or what does not fit. Flat and 1x1 forms of the same product are accepted."""
     if down.ndim < 2 or not len(down) or down[0].numel() != math.prod(shape[1:]):
-        return None, MisShaped(keys[0], tuple(down.shape), shape)
+        return None, MisShaped(keys[0], tuple(down.shape), tuple(shape))
     rank = len(down)
     if up.ndim < 2 or len(up) != shape[0] or up[0].numel() != rank:
-        return None, MisShaped(keys[1], tuple(up.shape), shape)
+        return None, MisShaped(keys[1], tuple(up.shape), tuple(shape))
     return LowRank(down.reshape(rank, *shape[1:]), up.reshape(shape[0], rank, *[1] * len(shape[2:])), scale), None
+
+
+def _guess(site: str) -> str:
+    """What a layer that the network lacks is called in a network of the right kind, as far as that can be recognised."""
+    name = diffusers_name(plain_name(site))
+    candidates = ours_of(name)
+    return candidates[0] if len(candidates) == 1 else name

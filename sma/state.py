@@ -10,6 +10,9 @@ from torch import Tensor
 
 from .lora import Adapter
 
+# What AdamW keeps of a value.
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
 
 @dataclass(frozen=True)
 class StepRecord:
@@ -55,7 +58,7 @@ class Snapshot:
         adapter.load_state_dict(self.adapter)
         optimizer.state.clear()
         for name, parameter in adapter.named_parameters():
-            for key in ("step", "exp_avg", "exp_avg_sq"):
+            for key in MOMENTS:
                 value = self.optimizer.get(f"{name}.{key}")
                 if value is not None:
                     # AdamW keeps its step counter on the CPU, its moments beside the values.

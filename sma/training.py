@@ -258,11 +258,17 @@ def _fitting(masks: Sequence[Tensor | None] | None, clips: Sequence[Tensor]) -> 
 
 
 def _require_finite(value: float, name: str, step: int, kept: int) -> None:
-    if not math.isfinite(value):
+    if math.isfinite(value):
+        return
+    if step == 0:  # no learning rate has played a part yet
         raise NonFiniteLoss(
-            f"The {name} became {value} in step {step + 1}; the state after step {kept} was kept. "
-            "Lower the learning rate or the loss weights."
+            f"The {name} became {value} in step 1, before anything was learned. "
+            "Look at the weights of the model and at what is connected, or lower the loss weights."
         )
+    after = f"the state after step {kept} was kept" if kept else "no step before it can be kept"
+    raise NonFiniteLoss(
+        f"The {name} became {value} in step {step + 1}; {after}. Lower the learning rate or the loss weights."
+    )
 
 
 def _predict(

@@ -24,6 +24,7 @@ from ...sma.networks.animatediff import (
     require_diffusers,
     unet_motion_config,
 )
+from ...sma.networks.animatediff_norms import ORIGINAL, describe_norms
 from . import wrapped
 from .diffusers_folder import component_config, folder_path, read_json, sampling_of, scheduler_config
 from .lists import folders_with, host_file, host_files
@@ -130,11 +131,17 @@ def motion_modules() -> list[str]:
 
 
 def load_model(
-    base: Checkpoint | Folder, motion_module: str, dtype: torch.dtype | None = None, *, disable_dynamic: bool = False
+    base: Checkpoint | Folder,
+    motion_module: str,
+    dtype: torch.dtype | None = None,
+    *,
+    group_norm: str = ORIGINAL,
+    disable_dynamic: bool = False,
 ) -> ModelPatcher:
     """MODEL of a base and a motion module, one of :func:`motion_modules`. Latents are [B, 4, F, H/8, W/8].
 
     dtype: what the weights are kept in; None for that of most of them.
+    group_norm: whose group norms it computes, one of animatediff_norms.FORMS.
 
     Raises:
         ImportError: diffusers is missing; the message says what to install.
@@ -146,21 +153,32 @@ def load_model(
     return model_from_network(
         HostUNetMotion,
         unet | motion,
-        unet_motion_config(unet_config, adapter_config),
+        unet_motion_config(unet_config, adapter_config, group_norm=group_norm),
         SAMPLING_SETTINGS,
         prediction,
         SD15Video,
         "AnimateDiff",
-        lambda disable_dynamic=False: load_model(base, motion_module, dtype, disable_dynamic=disable_dynamic),
+        lambda disable_dynamic=False: load_model(
+            base, motion_module, dtype, group_norm=group_norm, disable_dynamic=disable_dynamic
+        ),
         disable_dynamic=disable_dynamic,
         dtype=dtype,
     )
 
 
 def describe(model: ModelPatcher) -> str:
-    """What was loaded, in one line, e.g. "AnimateDiff 320-640-1280-1280, 1312 M parameters, float16, at most 32 frames"."""
-    frames = model.model.model_config.unet_config["config"]["motion_max_seq_length"]
-    return f"{wrapped.describe(model)}, at most {frames} frames"
+    """What was loaded, in one line, e.g. "AnimateDiff 320-640-1280-1280, 1312 M parameters, float16, at most 32 frames, group norm as
+    original (v3): each frame by itself"."""
+    config = model.model.model_config.unet_config["config"]
+    frames = config["motion_max_seq_length"]
+    return f"{wrapped.describe(model)}, at most {frames} frames, {describe_norms(config, config['group_norm'])}"
+
+
+def group_norm_of(model: ModelPatcher) -> str | None:
+    """Whose group norms a MODEL of :func:`load_model` computes, one of animatediff_norms.FORMS; None for any other MODEL."""
+    if not isinstance(model.model.diffusion_model, HostUNetMotion):
+        return None
+    return model.model.model_config.unet_config["config"].get("group_norm", ORIGINAL)
 
 
 def _read_motion_module(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""The clips a user can choose, in the host's input folder and in the pack, and where the page finds them."""
+"""The clips a user can choose, in the host's input folder and in the pack, and how the page shows them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from aiohttp import web
 from server import PromptServer
 
 from ...sma.checks import shown
-from ...sma.clip.folder import IMAGE_SUFFIXES
-from ...sma.clip.sources import ANIMATION_SUFFIXES
+from ...sma.clip.folder import is_image
+from ...sma.clip.formats import FILM_SUFFIXES
 from .lists import Offered, offered
 from .paths import chosen_path
+from .previews import film_for_page
 
 # Not named "examples": the host would look for workflow templates there.
 EXAMPLES = Path(__file__).resolve().parents[2] / "clips"
@@ -29,11 +30,10 @@ def choices() -> Offered:
 
 def _in_input() -> list[str]:
     folder = Path(folder_paths.get_input_directory())
-    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    entries = sorted(e for e in folder.iterdir() if not e.name.startswith(".")) if folder.is_dir() else []
     # The host refuses links out of its folder.
     entries = [entry for entry in entries if not entry.is_symlink() or chosen_path(entry.name)]
-    videos = set(folder_paths.filter_files_content_types([e.name for e in entries if e.is_file()], ["video"]))
-    files = [e.name for e in entries if e.name in videos or (e.is_file() and e.suffix.lower() in ANIMATION_SUFFIXES)]
+    files = [e.name for e in entries if e.suffix.lower() in FILM_SUFFIXES and e.is_file()]
     folders = [f"{e.name}/" for e in entries if e.is_dir() and _holds_images(e)]
     return files + folders
 
@@ -50,23 +50,25 @@ def find(file: str) -> Path:
     raise ValueError(f"There is no clip {shown(file)} in ComfyUI's input folder. Pick or upload one.")
 
 
-def serve_examples() -> None:
-    """Lets the page fetch the pack's clips where it looks for every chosen file: /view, with the name as it stands in the list.
+def serve_clips() -> None:
+    """Lets the page show what its host cannot: the pack's clips, folders of images, and films of kinds that browsers do not play.
 
-    The host would look for that name in its own folders and find nothing. Nothing is done where the pack is loaded without a server.
+    The page asks for every chosen file at /view, by its name in the list. Nothing is done where the pack is loaded without a server.
     """
     app = getattr(getattr(PromptServer, "instance", None), "app", None)
     if app is not None:
-        app.middlewares.append(_serve_example)
+        app.middlewares.append(_serve_clip)
 
 
 @web.middleware
-async def _serve_example(
+async def _serve_clip(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
     if request.method in ("GET", "HEAD") and request.path in ("/view", "/api/view"):
         if example := _examples().get(request.query.get("filename", "")):
             return web.FileResponse(example)
+        if film := await film_for_page(request.query, request.headers):
+            return web.FileResponse(film)
     return await handler(request)
 
 
@@ -78,5 +80,4 @@ def _holds_images(folder: Path) -> bool:
     """Stops at the second image: the host asks for this list often, and the folder may hold thousands."""
     if not os.access(folder, os.R_OK | os.X_OK):
         return False
-    images = (entry for entry in folder.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES)
-    return len(list(islice(images, 2))) == 2
+    return len(list(islice(filter(is_image, folder.iterdir()), 2))) == 2

@@ -15,6 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ...sma.disk import DiskError, put
+
 logger = logging.getLogger(__name__)
 
 # An object's address may be another's later; a name given once is not.
@@ -34,19 +36,19 @@ def cache_file(model: Any, *made_from: Any) -> Path:
 
 
 def read(path: Path) -> Tensor | None:
-    """What was written there, or None."""
-    return load_file(path)["inverted"] if path.is_file() else None
+    """What was written there; None where nothing was or the file is damaged."""
+    try:
+        return load_file(path)["inverted"] if path.is_file() else None
+    except (SafetensorError, KeyError, OSError) as error:
+        logger.warning("%s in temp/ is damaged (%s); the clip is inverted again.", path.name, error)
+        return None
 
 
 def write(path: Path, inverted: Tensor) -> None:
     """Keeps an inverted clip. A full disk costs the copy, not the inversion."""
-    partial = path.with_suffix(".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"inverted": inverted.contiguous()}, partial)
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
+        put(path, lambda partial: save_file({"inverted": inverted.contiguous()}, partial))
+    except DiskError as error:
         logger.warning("The inverted clip could not be kept in temp/: %s", error)
 
 

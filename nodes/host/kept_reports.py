@@ -24,6 +24,7 @@ ROUTE = "/spectral_motion/reports/{workflow}"
 _MOST = 1000
 
 _kept: OrderedDict[tuple[str, str], dict[str, Any]] = OrderedDict()
+_later: OrderedDict[str, list[str]] = OrderedDict()
 _lock = threading.Lock()
 
 
@@ -47,6 +48,24 @@ def show(node_id: str, payload: dict[str, list[str]]) -> None:
     server.send_sync(EVENT, entry)
 
 
+def keep_later(report_id: str, warnings: list[str]) -> bool:
+    """Keeps warnings of a node's result that come after its run, in place of earlier ones; whether that changes anything.
+
+    The host's cache holds what the node said during its run; these are added to that wherever it is shown again.
+
+    Args:
+        report_id: as in the node's output.
+    """
+    with _lock:
+        if _later.get(report_id, []) == warnings:
+            return False
+        _later[report_id] = list(warnings)
+        _later.move_to_end(report_id)
+        while len(_later) > _MOST:
+            _later.popitem(last=False)
+    return True
+
+
 def of_workflow(workflow: str) -> dict[str, dict[str, Any]]:
     """The last reports of a workflow's nodes: node id -> entry as the event has it.
 
@@ -63,7 +82,8 @@ def of_workflow(workflow: str) -> dict[str, dict[str, Any]]:
         last |= {node: entry for node, entry in kept.items() if entry["prompt"] == prompt_id}
         for node, output in job["outputs"].items():
             if "report" in output and "warnings" in output and node in job["nodes"]:
-                said = {"report": output["report"], "warnings": output["warnings"]}
+                later = [text for report_id in output.get("report_id", ()) for text in _later.get(report_id, ())]
+                said = {"report": output["report"], "warnings": [*output["warnings"], *later]}
                 about = _about(job["nodes"][node])
                 last[node] = {"node": node, **about, "prompt": prompt_id, "workflow": workflow, **said}
     return last | {node: entry for node, entry in kept.items() if entry["prompt"] not in done}

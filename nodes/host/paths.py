@@ -2,42 +2,100 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import folder_paths
 
+from ...sma.disk import DiskError
 from .lists import host_file, host_files
 
 _STATES = "spectral_motion"
+# States that the output folder did not take; the host empties this folder when it starts.
+_SPARE = "spectral_motion/states"
+_SPARE_MARK = " [temp]"
+# Bytes of a file name's prefix. A file system takes names of 255; the rest is for the step, the part and the counter.
+_LONGEST = 180
+# Not in file names of every system: half characters and control characters, and what Windows forbids.
+_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>:"|?*\ud800-\udfff]')
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
-def _next_file(folder: str, prefix: str) -> Path:
-    """The next free ``<prefix>_00001_.safetensors`` below ``output/<folder>/``.
-
-    The host refuses prefixes that lead outside output/; those that name no file in the folder are refused here.
+def clean_prefix(prefix: str) -> str:
+    """A file name prefix as every system takes it: a/b for ``a\\b``, ``a/b/`` and ``a/./b. ``, folders first.
 
     Raises:
-        ValueError: the prefix is empty or leads to the folder itself or out of it.
+        ValueError: it names no file, leads out of the folder, is too long or holds what a system refuses.
     """
-    base = Path(folder_paths.get_output_directory(), folder).resolve()
-    if "\0" in prefix or (base / prefix).resolve() == base:
+    parts: list[str] = []
+    slashed = prefix.replace("\\", "/")
+    for part in slashed.split("/"):
+        if part == ".." or slashed.startswith("/"):
+            if not parts:
+                raise ValueError(f"The file name prefix {prefix!r} leads out of its folder; choose a plain name.")
+            parts.pop()
+        elif name := part.strip(" ").rstrip(". "):  # Windows drops them at the end, so that two names become one
+            parts.append(name)
+    if not parts:
         raise ValueError(f"The file name prefix {prefix!r} names no file; choose a plain name.")
-    if not (base / prefix).resolve().is_relative_to(base):
+    for name in parts:
+        if found := _FORBIDDEN.search(name):
+            raise ValueError(
+                f"The file name prefix {prefix!r} holds {found[0]!r}, which not every disk takes; leave it out."
+            )
+        if _RESERVED.fullmatch(name):
+            raise ValueError(
+                f"{name!r} in the file name prefix is the name of a device on Windows; choose another name."
+            )
+        if (length := len(name.encode())) > _LONGEST:
+            raise ValueError(f"{name[:20]!r}... in the file name prefix has {length} bytes; use {_LONGEST} or fewer.")
+    return "/".join(parts)
+
+
+def _new_files(folder: str, prefix: str, more: str = "") -> Iterator[Path]:
+    """The names ``<prefix><more>_00001_.safetensors``, ... below ``output/<folder>/`` from the first free one on."""
+    output = folder_paths.get_output_directory()
+    prefix = clean_prefix(prefix) + more
+    base = Path(output, folder).resolve()
+    if not (base / prefix).resolve().is_relative_to(base):  # by a link
         raise ValueError(f"The file name prefix {prefix!r} leads out of output/{folder}; choose a plain name.")
-    directory, name, counter, _, _ = folder_paths.get_save_image_path(
-        f"{folder}/{prefix}", folder_paths.get_output_directory()
-    )
-    return Path(directory) / f"{name}_{counter:05}_.safetensors"
+    try:
+        directory, name, counter, _, _ = folder_paths.get_save_image_path(f"{folder}/{prefix}", output)
+    except OSError as error:
+        raise DiskError(error) from error
+    # Where upper and lower case are one, the host's count misses files.
+    names = (Path(directory, f"{name}_{number:05}_.safetensors") for number in itertools.count(counter))
+    return itertools.dropwhile(Path.exists, names)
 
 
-def next_lora(prefix: str) -> Path:
-    return _next_file("loras", prefix)
+def new_loras(prefix: str, more: str = "") -> Iterator[Path]:
+    """Names for a new LoRA file below output/loras, the first free one first.
+
+    Args:
+        prefix: as the user gave it.
+        more: what stands between the prefix and the counter.
+
+    Raises:
+        ValueError: the prefix names no file there. DiskError: the folder cannot be read or made.
+    """
+    return _new_files("loras", prefix, more)
 
 
-def next_state(prefix: str) -> Path:
-    return _next_file(_STATES, prefix)
+def new_states(prefix: str) -> Iterator[Path]:
+    """Names for a new training state, as :func:`new_loras`."""
+    return _new_files(_STATES, prefix)
+
+
+def spare_states(prefix: str) -> Iterator[Path]:
+    """Names for a training state below temp/, for one that the output folder did not take."""
+    base = Path(folder_paths.get_temp_directory(), _SPARE, clean_prefix(prefix))
+    names = (base.with_name(f"{base.name}_{number:05}_.safetensors") for number in itertools.count(1))
+    return itertools.dropwhile(Path.exists, names)
 
 
 def chosen_path(name: Any) -> Path | None:
@@ -79,16 +137,32 @@ def shown(path: Path) -> str:
     return f"output/{path.relative_to(output).as_posix()}" if path.is_relative_to(output) else path.name
 
 
+def _state_folders() -> dict[str, Path]:
+    """Folder of states -> what marks their names."""
+    return {
+        "": Path(folder_paths.get_output_directory(), _STATES),
+        _SPARE_MARK: Path(folder_paths.get_temp_directory(), _SPARE),
+    }
+
+
 def state_name(path: Path) -> str:
     """A state's name as :func:`saved_states` lists it."""
-    return path.relative_to(Path(folder_paths.get_output_directory()) / _STATES).as_posix()
+    return next(
+        path.relative_to(folder).as_posix() + mark
+        for mark, folder in _state_folders().items()
+        if path.is_relative_to(folder)
+    )
 
 
 def saved_states() -> list[str]:
     """States that can be resumed, newest first."""
-    folder = Path(folder_paths.get_output_directory()) / _STATES
-    files = [path for path in folder.rglob("*.safetensors") if path.is_file()] if folder.is_dir() else []
-    return [state_name(path) for path in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True)]
+    found = []
+    for folder in _state_folders().values():
+        for path in folder.rglob("*.safetensors") if folder.is_dir() else ():
+            with suppress(OSError):  # gone in the meantime
+                if path.is_file():
+                    found.append((path.stat().st_mtime, state_name(path)))
+    return [name for _, name in sorted(found, reverse=True)]
 
 
 def state_path(name: str) -> Path:
@@ -97,8 +171,9 @@ def state_path(name: str) -> Path:
     Raises:
         ValueError: no such file below the states folder.
     """
-    folder = (Path(folder_paths.get_output_directory()) / _STATES).resolve()
-    path = (folder / name).resolve()
+    mark = _SPARE_MARK if name.endswith(_SPARE_MARK) else ""
+    folder = _state_folders()[mark].resolve()
+    path = folder if "\0" in name else (folder / name.removesuffix(mark)).resolve()
     if not path.is_relative_to(folder) or not path.is_file():
         raise ValueError(f"There is no training state {name!r} under output/{_STATES}; choose one from the list.")
     return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +27,7 @@ class Report:
         self.node_id = node_id
         self.lines: list[str] = []
         self.warnings: list[str] = []
+        self.id = uuid.uuid4().hex
         self._show()
 
     def progress(self, text: str) -> None:
@@ -45,8 +47,18 @@ class Report:
             logger.warning(text)
             self._show()
 
+    def warn_later(self, texts: list[str]) -> None:
+        """Shows warnings of what became of the node's result, in place of those shown by an earlier call; [] takes them off.
+
+        May be called when the node's run has ended, while others run. They stay for as long as the host takes the result from its cache.
+        """
+        for text in texts:
+            logger.warning(text)
+        if self.node_id is not None and kept_reports.keep_later(self.id, texts):
+            self._show(texts)
+
     def ui(self, preview: Any = None) -> dict[str, Any]:
-        """Returns the payload of NodeOutput's ``ui``: ``{"report": [...], "warnings": [...]}``, beside those of a preview.
+        """Returns the payload of NodeOutput's ``ui``: ``{"report": [...], "warnings": [...], "report_id": [...]}``, beside those of a preview.
 
         Args:
             preview: another ``ui`` of the same node, as a dictionary or as one of the host's objects such as ``ui.PreviewVideo``.
@@ -54,11 +66,12 @@ class Report:
         others: Mapping[str, Any] = (
             {} if preview is None else preview if isinstance(preview, Mapping) else preview.as_dict()
         )
-        return {**others, **self._payload()}
+        return {**others, **self._payload(), "report_id": [self.id]}
 
     def _payload(self) -> dict[str, list[str]]:
         return {"report": list(self.lines), "warnings": list(self.warnings)}
 
-    def _show(self) -> None:
+    def _show(self, later: list[str] | tuple[str, ...] = ()) -> None:
         if self.node_id is not None:
-            kept_reports.show(self.node_id, self._payload())
+            payload = self._payload()
+            kept_reports.show(self.node_id, {**payload, "warnings": [*payload["warnings"], *later]})

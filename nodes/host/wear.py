@@ -1,25 +1,32 @@
-"""LoRAs of any program put on a MODEL, with a count of what was applied; one that changes nothing is refused."""
+"""LoRAs of any program put on a MODEL, with a count of what was applied; one that is for another model is refused."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from dataclasses import dataclass
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import comfy.lora
-import comfy.lora_convert
 import comfy.weight_adapter
 import torch
 from torch import Tensor, nn
 
 from ...sma.lora import LoRALayer, is_adaptable
 from ...sma.lora_formats import PREFIX, LowRank
-from ...sma.lora_reading import Reading, read_lora, read_motiondirector
-from ...sma.roles import family_of, family_of_layers
+from ...sma.lora_keys import factor, is_finite
+from ...sma.lora_motiondirector import read_motiondirector
+from ...sma.lora_reading import Reading, read_lora
+from ...sma.lora_scales import PEFT_CONFIG
+from .compiled import compiled_parts, looks_inside
+from .foreign import Foreign, MagnitudeAdapter, read_foreign, target_of
+from .lora_errors import incomplete, other_model, wrong_size
 from .weights import SAFETENSORS_SUFFIXES, named_tensors, read_metadata, read_pickle, read_weights
 from .worn import Range, WornLoRA
+
+logger = logging.getLogger(__name__)
 
 _PLAIN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 # The host's function of a layer and what comes before it.
@@ -43,184 +50,162 @@ class LoRASource:
 
 
 def read_source(path: Path) -> LoRASource:
-    """Reads a LoRA file; pickles with weights_only.
+    """Reads a LoRA file; pickles with weights_only. PEFT's settings are taken from the file beside it.
 
     Raises:
         ValueError: a file without tensors, or one that wants to run code.
     """
     if path.suffix.lower() in SAFETENSORS_SUFFIXES:
-        return LoRASource(path.name, read_weights(path), read_metadata(path))
+        return LoRASource(path.name, read_weights(path), read_metadata(path) | _peft_settings(path))
     content = read_pickle(path)
     if isinstance(content, list) and content and all(isinstance(item, Tensor) for item in content):
         return LoRASource(path.name, content, {})
-    return LoRASource(path.name, named_tensors(content, path.name), {})
+    return LoRASource(path.name, named_tensors(content, path.name), _peft_settings(path))
 
 
-def wear(model: Any, lora: LoRASource, *, strength: float, apply: str, where: Range) -> tuple[Any, str]:
+def _peft_settings(path: Path) -> dict[str, object]:
+    """PEFT writes ``adapter_model.safetensors`` or ``.bin``, and beside it the settings that its scale depends on."""
+    beside = path.with_name(PEFT_CONFIG)
+    if path.stem != "adapter_model" or not beside.is_file() or beside.resolve().parent != path.resolve().parent:
+        return {}
+    return {PEFT_CONFIG: beside.read_text(encoding="utf-8")}
+
+
+@looks_inside
+def wear(
+    model: Any,
+    lora: LoRASource,
+    *,
+    strength: float,
+    apply: str,
+    where: Range,
+    warn: Callable[[str], None] = logger.warning,
+) -> tuple[Any, str]:
     """A clone of a MODEL that wears a LoRA, and a line about what was applied.
+
+    A key counts as applied where its update changes its weight: not where it is 0, or where nothing has read it. A LoRA whose updates are
+    all 0 leaves the MODEL as it is, with a warning.
 
     Args:
         apply: ``"patch weights"``: W + update, as the host does it. ``"bypass"``: the update is computed beside the layer, exactly as in
             training. ``"auto"``: bypass where a range or quantised weights need it, else patch. Layers that the host computes
             without calling them are patched in any case.
+        warn: takes what is worth a warning on the node.
 
     Raises:
-        ValueError: the LoRA is for another model, does not fit, changes nothing, or cannot be worn as asked.
+        ValueError: the LoRA is for another model, does not fit, is damaged, or cannot be worn as asked.
     """
     network = model.model.diffusion_model
     targets = {name: module for name, module in network.named_modules() if is_adaptable(module)}
-    shapes = {name: _shape(module) for name, module in targets.items()}
-    if isinstance(lora.tensors, list):
-        reading = read_motiondirector(lora.tensors, shapes)
-    else:
-        reading = read_lora(lora.tensors, shapes)
-    if reading.misshaped:
-        more = f" and {len(reading.misshaped) - 1} more do not fit" if len(reading.misshaped) > 1 else ""
-        raise ValueError(f"{lora.name}: {reading.misshaped[0]}{more}. {_right_model(lora)}")
+    reading = _read(lora, {name: _shape(module) for name, module in targets.items()})
     if apply == PATCH and not where.everywhere:
         raise ValueError(
-            f"The LoRA shall be worn {where}, and patched weights hold always. Set apply to auto or bypass."
+            f"The LoRA is to be worn {where}, and patched weights hold always. Set apply to auto or bypass."
         )
-    if broken := [name for name, update in reading.updates.items() if not _is_finite(update)]:
-        raise ValueError(
-            f"{lora.name} holds NaN or infinite values in {len(broken)} layers, for example {broken[0]}. Its training failed; use another."
-        )
-    quantised = any(_is_quantised(targets[name]) for name in reading.updates)
+    unpatchable = compiled_parts(model) or any(_is_quantised(targets[name]) for name in reading.updates)
     uncalled = _computed_uncalled(network)
-    bypass = apply == BYPASS or (apply == AUTO and (quantised or not where.everywhere))
+    bypass = apply == BYPASS or (apply == AUTO and (unpatchable or not where.everywhere))
 
+    zero = {name for name, keys in reading.keys.items() if reading.zero.issuperset(keys)}
     layers: dict[str, LoRALayer] = {}
-    patches: dict[Any, Any] = {}
+    patches: dict[Any, Any] = {
+        f"{PREFIX}{name}.weight": MagnitudeAdapter.of(dora) for name, dora in reading.doras.items()
+    }
     for name, update in reading.updates.items():
+        if name in zero:
+            continue
         if bypass and name not in uncalled and _can_be_bypassed(targets[name]):
             layers[name] = _layer(name, targets[name], update, strength)
         else:
             patches[f"{PREFIX}{name}.weight"] = _adapter(update)
-    foreign = _read_by_the_host(model, lora, reading)
+    foreign = read_foreign(model, lora.name, lora.tensors, reading) if reading.unmatched else Foreign()
     # Not one table: a layer may have a product of ours and a difference of the host's.
-    tables = [table for table in (patches, foreign.patches) if table]
+    tables = [table for table in (patches, *foreign.tables) if table]
     if tables and not where.everywhere:
         raise ValueError(
-            f"{lora.name} holds {sum(map(len, tables))} updates that can only be patched, for example {_target(next(iter(tables[0])))}, "
+            f"{lora.name} holds {sum(map(len, tables))} updates that can only be patched, for example {target_of(next(iter(tables[0])))}, "
             "and no range can limit those. Wear it everywhere."
         )
+    if hidden := [
+        target_of(key) for table in tables for key in table if target_of(key).startswith(compiled_parts(model))
+    ]:
+        remedy = "Set apply to auto or bypass." if apply == PATCH else "Remove the node that compiles it."
+        raise ValueError(f"{hidden[0]} is in a compiled part of this MODEL, where ComfyUI patches no weights. {remedy}")
     worn = model.clone()
     # A clone of a loaded MODEL claims to be injected. The host would then put what is added here on a network that the other is using.
     worn.is_injected = False
-    added = {_target(key) for table in tables for key in worn.add_patches(table, strength)}
-    applied = sum(
-        len(keys) for name, keys in reading.keys.items() if name in layers or f"{PREFIX}{name}.weight" in added
-    )
-    taken = [key for key, target in foreign.targets.items() if target in added]
-    applied += len(taken)
-    if not applied:
-        raise ValueError(_other_model(model, network, lora, reading))
+    added = {target_of(key) for table in tables for key in worn.add_patches(table, strength)}
+    fate = _Fate()
+    for name, keys in reading.keys.items():
+        done = name in layers or name in zero or f"{PREFIX}{name}.weight" in added
+        for key in keys:
+            (fate.unknown if not done else fate.zero if key in reading.zero else fate.applied).append(key)
+    for key, target in foreign.targets.items():
+        (fate.unknown if target not in added else fate.zero if key in foreign.zero else fate.applied).append(key)
+    if not fate.applied and not fate.zero:
+        raise ValueError(other_model(model, lora, reading))
+    if not fate.applied:
+        warn(
+            f"{lora.name} changes nothing: all the updates in its {len(fate.zero)} keys are 0. Train it longer, or use another file."
+        )
+        return model, _report(reading, fate, "not worn", Range())
     if layers:
         WornLoRA(layers).put_on(worn, where)
-    unknown = [key for key in foreign.targets if key not in taken]
     how = "bypassed" if layers else "patched"
     if layers and added:
         how += f", {len(added)} of its weights patched"
-    return worn, _report(lora, reading, applied, unknown, how, where)
+    return worn, _report(reading, fate, how, where)
 
 
-def _report(lora: LoRASource, reading: Reading, applied: int, unknown: list[str], how: str, where: Range) -> str:
+@dataclass(eq=False)
+class _Fate:
+    """What became of the file's keys."""
+
+    applied: list[str] = field(default_factory=list)
+    zero: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+
+def _read(lora: LoRASource, shapes: Mapping[str, Sequence[int]]) -> Reading:
+    """What a LoRA holds for a network of these layers; refused where it does not fit or is damaged."""
+    if isinstance(lora.tensors, list):
+        reading = read_motiondirector([factor(value, "A factor") for value in lora.tensors], shapes)
+    else:
+        reading = read_lora(lora.tensors, shapes, lora.metadata)
+    if reading.misshaped:
+        raise ValueError(wrong_size(lora, reading))
+    if halves := incomplete(lora, reading):
+        raise ValueError(halves)
+    products = reading.updates | {name: dora.update for name, dora in reading.doras.items()}
+    broken = [name for name, update in products.items() if not _is_finite(update)]
+    broken += [name for name, dora in reading.doras.items() if not is_finite(dora.magnitude)]
+    if broken:
+        raise ValueError(
+            f"{lora.name} holds NaN or infinite values in {len(broken)} layers, for example {broken[0]}. Its training failed; use another."
+        )
+    return reading
+
+
+def _report(reading: Reading, fate: _Fate, how: str, where: Range) -> str:
     ranks = reading.ranks
-    rank = f", rank {'-'.join(map(str, dict.fromkeys((ranks[0], ranks[-1]))))}" if ranks else ""
-    source = f"{reading.format} format" if reading.updates else "by core's own rules"
+    source = f"{reading.format} format" if reading.keys else "by core's own rules"
+    if ranks:
+        source += f", rank {'-'.join(map(str, dict.fromkeys((ranks[0], ranks[-1]))))}"
+    if reading.alphas:
+        alphas = "-".join(f"{alpha:.4g}" for alpha in dict.fromkeys((reading.alphas[0], reading.alphas[-1])))
+        source += f", alpha {alphas} from {reading.scales.source}"
+        if reading.scales.stabilised:
+            source += ", rank-stabilised"
     limits = "" if where.everywhere else f", {where}"
-    text = f"{applied} of {applied + len(unknown)} keys applied ({source}{rank}, {how}{limits})"
-    if unknown:
-        text += f", {len(unknown)} unknown, for example {unknown[0]}"
+    total = len(fate.applied) + len(fate.zero) + len(fate.unknown)
+    text = f"{len(fate.applied)} of {total} keys applied ({source}, {how}{limits})"
+    if fate.zero:
+        text += f", {len(fate.zero)} change nothing because their update is 0, for example {fate.zero[0]}"
+    if fate.unknown:
+        text += f", {len(fate.unknown)} unknown, for example {fate.unknown[0]}"
     if reading.text_encoder:
         text += f"; {len(reading.text_encoder)} keys are for the text encoder: core's Load LoRA applies those"
     return text
-
-
-@dataclass(frozen=True, eq=False)
-class _Foreign:
-    """What the host made of keys that are no plain low-rank products.
-
-    ``targets``: file key, in the names the host converts some to, -> the weight of the model that it changes, or None.
-    """
-
-    patches: dict[Any, Any]
-    targets: dict[str, str | None]
-
-
-def _read_by_the_host(model: Any, lora: LoRASource, reading: Reading) -> _Foreign:
-    if not reading.unmatched:
-        return _Foreign({}, {})
-    rest = comfy.lora_convert.convert_lora({key: lora.tensors[key] for key in reading.unmatched})
-    known = comfy.lora.model_lora_keys_unet(model.model, {})
-    try:
-        patches = comfy.lora.load_lora(rest, known, log_missing=False)
-    except KeyError as error:
-        raise ValueError(f"{lora.name} is incomplete: it lacks {error}. Download or export it again.") from error
-    weights = model.model.state_dict()
-    for target, patch in patches.items():
-        # The host would drop such a patch with nothing but a line in its log.
-        if (
-            isinstance(patch, tuple)
-            and patch[0] in ("diff", "set")
-            and patch[1][0].shape != weights[_target(target)].shape
-        ):
-            found, needed = list(patch[1][0].shape), list(weights[_target(target)].shape)
-            raise ValueError(
-                f"{lora.name}: the update of {_target(target)} is {found} and the weight {needed}. {_right_model(lora)}"
-            )
-    changed = {_target(target) for target in patches}
-    targets = {}
-    for key in rest:
-        weight = _target_of(key, known)
-        bias = f"{weight.removesuffix('.weight')}.bias" if weight else None
-        targets[key] = weight if weight in changed else bias if bias in changed else None
-    return _Foreign(patches, targets)
-
-
-def _target_of(key: str, known: Mapping[str, Any]) -> str | None:
-    """The weight that a file key is about, by the longest name before its suffix that the host knows."""
-    stem = key
-    while stem:
-        for name in (stem, stem.removesuffix("_lora")):
-            if name in known:
-                return _target(known[name])
-        stem = stem.rpartition(".")[0]
-    return None
-
-
-def _target(key: Any) -> str:
-    """A patch's weight; the host gives parts of one as (name, part)."""
-    return key if isinstance(key, str) else key[0]
-
-
-def _other_model(model: Any, network: nn.Module, lora: LoRASource, reading: Reading) -> str:
-    try:
-        here = family_of(network).name
-    except ValueError:
-        here = type(model.model).__name__
-    modules = dict(network.named_modules())
-    if halves := [layer for layer in reading.layers if layer in modules]:
-        return f"{lora.name} is incomplete: of {halves[0]} it lacks a factor. Download or export it again."
-    made_for = lora.metadata.get("base_model")
-    family = family_of_layers(reading.layers)
-    example = f" ({reading.layers[0]}, ...)" if reading.layers else ""
-    if family is not None and family.name != here:
-        text = f"{lora.name} was made for {family.name}{example}; this model is {here}."
-    elif made_for:
-        text = f"{lora.name} was made for {made_for}{example}; this model is {here}, and no key names a layer of it."
-    elif reading.layers:
-        text = f"No key of {lora.name} names a layer of this model, which is {here}; its layers are like {reading.layers[0]!r}."
-    elif reading.text_encoder and not reading.unmatched:
-        return f"{lora.name} has keys for a text encoder only ({reading.text_encoder[0]}, ...). Use core's Load LoRA with the CLIP."
-    else:
-        return f"{lora.name} is no LoRA: its keys are like {[*reading.unmatched, '(none)'][0]!r}. Choose a LoRA file."
-    return f"{text} {_right_model(lora)}"
-
-
-def _right_model(lora: LoRASource) -> str:
-    made_for = lora.metadata.get("base_model")
-    return f"Load the model it was trained on{f' ({made_for})' if made_for else ''}."
 
 
 def _shape(module: nn.Module) -> tuple[int, ...]:
@@ -271,4 +256,4 @@ def _adapter(update: LowRank) -> comfy.weight_adapter.LoRAAdapter:
 
 
 def _is_finite(update: LowRank) -> bool:
-    return bool(torch.isfinite(update.down).all() and torch.isfinite(update.up).all())
+    return is_finite(update.down) and is_finite(update.up) and math.isfinite(update.scale)

@@ -1,4 +1,4 @@
-"""Low-rank updates that a MODEL wears as forward hooks, at all noise levels and frames or at some.
+"""Low-rank updates that a MODEL wears beside its layers, at all noise levels and frames or at some.
 
 The host's own bypass LoRAs share one key, so that the second replaces the first; these stack, with each other and with the host's.
 """
@@ -11,7 +11,7 @@ import math
 import uuid
 import weakref
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
@@ -19,7 +19,10 @@ import torch
 from comfy.patcher_extension import PatcherInjection, WrappersMP
 from torch import Tensor, nn
 
-from ...sma.lora_layers import LoRALayer, input_of
+from ...sma.lora_layers import LoRALayer
+from . import network_user
+from .compiled import original
+from .worn_layers import OnNetwork, WornUpdate, put_on, take_off
 
 _RANGES = "spectral_motion_ranges"
 
@@ -85,24 +88,11 @@ def latent_range(first: int, last: int, ratio: int) -> tuple[int, int | None]:
     return low, high
 
 
-@dataclass(eq=False)
-class _Hooks:
-    """The hooks of one LoRA on one network.
-
-    ``on``: whether they do anything now. ``owners``: ids of the patchers that put them on; a clone made of a loaded MODEL claims to have
-    done so, and when it is dropped the host ejects in its name.
-    """
-
-    handles: list[torch.utils.hooks.RemovableHandle] = field(default_factory=list)
-    on: bool = True
-    owners: set[int] = field(default_factory=set)
-
-
 class WornLoRA:
-    """One LoRA on one MODEL and the clones made of it: hooks while the host has the model loaded, nothing otherwise.
+    """One LoRA on one MODEL and the clones made of it: on the layers while the host has the model loaded, nothing otherwise.
 
-    A hook adds exactly what :class:`sma.lora.Adapter` adds in training. The values stay in the host's memory and are copied to the device
-    when they are first needed there; the copies go when the model is unloaded.
+    A layer's output gets exactly what :class:`sma.lora.Adapter` adds in training. The values stay in the host's memory and are copied to
+    the device that the model is loaded for, or that a layer is computed on; the copies go when the model is unloaded.
 
     Args:
         layers: by module name below ``diffusion_model``; a strength is part of their scale.
@@ -110,9 +100,10 @@ class WornLoRA:
 
     def __init__(self, layers: Mapping[str, LoRALayer]) -> None:
         self.key = f"spectral_motion_lora_{uuid.uuid4().hex}"
-        self._layers = dict(layers)
+        self._scales = {name: layer.scale for name, layer in layers.items()}
+        self._layers = {name: _unscaled(layer) for name, layer in layers.items()}
         self._placed: dict[torch.device, dict[str, LoRALayer]] = {}
-        self._hooks: weakref.WeakKeyDictionary[nn.Module, _Hooks] = weakref.WeakKeyDictionary()
+        self._networks: weakref.WeakKeyDictionary[nn.Module, OnNetwork] = weakref.WeakKeyDictionary()
 
     def put_on(self, patcher: Any, where: Range) -> None:
         """Adds this LoRA to a MODEL's fresh clone, which is not injected."""
@@ -127,64 +118,77 @@ class WornLoRA:
     @contextlib.contextmanager
     def switched(self, model: nn.Module, on: bool) -> Iterator[None]:
         """On or off in one network for the length of a call."""
-        hooks = self._hooks.get(model)
-        if hooks is None or not hooks.handles:
+        state = self._networks.get(model)
+        if state is None:
             raise RuntimeError("A LoRA with a range is not on the network that the host samples with.")
-        before, hooks.on = hooks.on, on
+        before, state.on = state.on, on
         try:
             yield
         finally:
-            hooks.on = before
+            state.on = before
+
+    def begin(self, model: nn.Module) -> None:
+        """Forgets which layers were called on a network; a sampling with it begins."""
+        for update in self._updates(model):
+            update.ran = False
+
+    def is_on(self, model: nn.Module) -> bool:
+        """Whether this LoRA has a part in calls of a network at this moment; one that never got onto it should have."""
+        state = self._networks.get(model)
+        return state is None or state.on
+
+    def uncalled(self, model: nn.Module) -> list[str]:
+        """Layers that no call of a network has come to since its sampling began, by name."""
+        called = {update.name for update in self._updates(model) if update.ran}
+        return [name for name in self._layers if name not in called]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        return tuple(self._layers)
+
+    def _updates(self, model: nn.Module) -> list[WornUpdate]:
+        state = self._networks.get(model)
+        return [] if state is None else state.updates
 
     def _inject(self, patcher: Any) -> None:
         model = patcher.model
-        hooks = self._hooks.setdefault(model, _Hooks())
-        hooks.owners.add(id(patcher))
-        if hooks.handles:
+        state = self._networks.setdefault(model, OnNetwork(self.key, self._layers_on))
+        state.owners.add(id(patcher))
+        if state.updates:
             return
-        for name in self._layers:
-            module = model.diffusion_model.get_submodule(name)
-            hooks.handles.append(
-                module.register_forward_hook(self._hook(name, weakref.ref(model), hooks), with_kwargs=True)
-            )
+        network_user.follow(model, state.hear)
+        for name, layer in self._layers_on(patcher.load_device).items():
+            module = original(model.diffusion_model.get_submodule(name))
+            state.updates.append(WornUpdate(name, weakref.ref(module), layer, self._scales[name], state))
+            put_on(module, state.updates[-1])
 
     def _eject(self, patcher: Any) -> None:
-        hooks = self._hooks.get(patcher.model)
-        if hooks is not None:
-            hooks.owners.discard(id(patcher))
-            if not hooks.owners:
-                for handle in hooks.handles:
-                    handle.remove()
-                del self._hooks[patcher.model]
-        if not self._hooks:
+        state = self._networks.get(patcher.model)
+        if state is not None:
+            state.owners.discard(id(patcher))
+            if not state.owners:
+                network_user.unfollow(patcher.model, state.hear)
+                for update in state.updates:
+                    if (module := update.module()) is not None:
+                        take_off(module, update)
+                del self._networks[patcher.model]
+        if not self._networks:
             self._placed.clear()
 
-    def _hook(self, name: str, model: weakref.ref[nn.Module], hooks: _Hooks) -> Any:
-        def add_update(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
-            user = getattr(model(), "current_patcher", None)
-            # The host may put injections of a MODEL on a network that is in use by another one (stale clones).
-            if not hooks.on or (user is not None and self.key not in user.injections):
-                return None
-            x = input_of(name, args, kwargs, "Set apply to patch weights.")
-            update = self._layer(name, output.device)(x)
-            if update.shape != output.shape:
-                raise ValueError(
-                    f"{name} answers {list(output.shape)} where its settings give {list(update.shape)}, so it cannot be bypassed. "
-                    "Set apply to patch weights."
-                )
-            return output + update
-
-        return add_update
-
-    def _layer(self, name: str, device: torch.device) -> LoRALayer:
+    def _layers_on(self, device: torch.device) -> dict[str, LoRALayer]:
         if device.type == "cpu":
-            return self._layers[name]
-        placed = self._placed.setdefault(device, {})
-        if name not in placed:
+            return self._layers
+        if device not in self._placed:
             # Not inside the host's inference mode: a training through this MODEL saves these values for backward.
             with torch.inference_mode(False):
-                placed[name] = copy.deepcopy(self._layers[name]).to(device)
-        return placed[name]
+                self._placed[device] = {name: copy.deepcopy(layer).to(device) for name, layer in self._layers.items()}
+        return self._placed[device]
+
+
+def _unscaled(layer: LoRALayer) -> LoRALayer:
+    plain = copy.copy(layer)
+    plain.scale = 1.0
+    return plain
 
 
 def _apply_in_ranges(

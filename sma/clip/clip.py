@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Literal
 
 import av
 import numpy as np
@@ -17,11 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from ..checks import check_option, check_regular
-from .film import Film, Shot, fraction, rate_text, seconds_text
+from .film import Damaged, Film, Shot, fraction, rate_text, seconds_text
+from .fit import Crop, fitted
 from .limits import check_memory, too_large
 from .sources import open_film
-
-Crop = Literal["centre", "stretch"]
 
 MIN_FPS = 0.01
 OPEN_END_LIMIT = 512  # frames that frame_count 0 takes at most: a long film would fill the memory
@@ -41,6 +39,7 @@ class ClipRequest:
         crop: "centre" keeps the aspect ratio and cuts the longer side, "stretch" keeps everything and distorts.
         folder_fps: rate of a folder of images, which has none of its own.
         memory: bytes that making the clip may take.
+        damaged: "refuse" raises at a damaged frame or image, "skip" passes it over and says so in the report and the warnings.
     """
 
     width: int
@@ -52,6 +51,7 @@ class ClipRequest:
     crop: Crop = "centre"
     folder_fps: float = 8.0
     memory: float = math.inf
+    damaged: Damaged = "refuse"
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1:
@@ -65,6 +65,7 @@ class ClipRequest:
         if self.stride < 1 or (self.fps is not None and self.stride != 1):
             raise ValueError(f"stride is {self.stride}; use 1 or more, and 1 where fps is given.")
         check_option("crop", self.crop, Crop)
+        check_option("damaged", self.damaged, Damaged)
 
 
 @dataclass(frozen=True)
@@ -76,33 +77,44 @@ class Clip:
         fps: frames per second of `frames`.
         timestamps: seconds of each frame after the film's first, as the film has them.
         report: one line, such as "91 frames at 29.97 fps → 16 at 8 fps, 0.0-2.0 s, 718x718 → 256x256 centre crop".
+        warnings: parts of the report that a user needs to see, such as "1 damaged frame passed over at 3.2 s".
     """
 
     frames: Tensor
     fps: float
     timestamps: tuple[float, ...]
     report: str
+    warnings: tuple[str, ...] = ()
 
 
 def read_clip(path: Path, request: ClipRequest) -> Clip:
     """Read a clip from a video, an animated gif or webp, or a folder of images in natural order.
 
-    Streams: no more is decoded than from the key frame before `start` (gif and webp: from the first frame) to the frame
-    after the last one taken, and only the taken frames are kept. Frames are never repeated. Transparent parts become black.
+    Streams: no more is decoded than from the key frame before `start` (gif, webp and avi with B frames: from the first
+    frame) to the frame after the last one taken (interlaced: two), and only the taken frames are kept. Frames are never repeated, and
+    ordered and timed by presentation, whatever the container.
+
+    Pictures are as a person sees them: in images and videos alike transparent parts become black; films are turned upright
+    and mirrored as they say, pixels that are not square are widened or heightened, HDR and wide colours become ordinary
+    ones, interlaced frames are deinterlaced. The report names what was done of the last three.
 
     Raises:
-        ValueError: unreadable file, folder without images or with images of several sizes, film too short, or fps
-            above what the film has frames for.
+        ValueError: unreadable file, folder without images, images or frames of several sizes, film too short, fps above
+            what the film has frames for, a damaged frame where they are refused, or frames that cannot be put in order.
     """
     if not path.exists():
         raise ValueError(f"There is no clip {path.name!r}. Pick or upload one.")
     if not path.is_dir():
         check_regular(path)
     try:
-        with open_film(path, start=request.start, folder_fps=request.folder_fps) as film:
+        with open_film(path, start=request.start, folder_fps=request.folder_fps, damaged=request.damaged) as film:
             return _take(path.name, film, request)
     except Image.DecompressionBombError as error:
         raise too_large(path.name, "too many pixels") from error
+    except av.InvalidDataError as error:
+        raise ValueError(
+            f"{path.name} cannot be read as a clip: it is incomplete, or no film. Pick another."
+        ) from error
     except (av.FFmpegError, OSError) as error:
         raise ValueError(f"{path.name} cannot be read as a clip: {error.strerror or error}.") from error
 
@@ -132,8 +144,13 @@ def _take(name: str, film: Film, request: ClipRequest) -> Clip:
     for shot in islice(_picked(name, film, request, rate), request.frame_count or OPEN_END_LIMIT + 1):
         check_memory(len(pictures) + 1, request.width, request.height, request.memory)
         picture = shot.load()
-        size = picture.size
-        pictures.append(np.asarray(_fit(picture, request)))
+        before, size = size, (picture.shape[1], picture.shape[0])
+        if times and size != before:
+            raise ValueError(
+                f"{name} changes its size at {seconds_text(shot.time)} s, from {before[0]}x{before[1]} to "
+                f"{size[0]}x{size[1]} pixels. Take frames before or after that moment."
+            )
+        pictures.append(fitted(picture, request.width, request.height, request.crop))
         times.append(shot.time)
     if not request.frame_count and len(pictures) > OPEN_END_LIMIT:
         raise ValueError(
@@ -154,10 +171,15 @@ def _take(name: str, film: Film, request: ClipRequest) -> Clip:
             pace = f"{rate_text(rate)} fps on average (uneven, {apart})"
         if request.stride > 1:
             pace += f" (stride {request.stride})"
+    else:
+        away = max(abs(time - fraction(request.start) - place / rate) for place, time in enumerate(times))
+        if away > 1 / film.rate:
+            pace += f" (uneven, up to {seconds_text(away)} s off)"
     span = f"{seconds_text(times[0])}-{seconds_text(times[0] + len(times) / rate)} s"
     report = f"{film.holds} → {len(times)} at {pace}, {span}, {_resizing(size, request)}"
-    frames = torch.from_numpy(np.stack(pictures)).float() / 255
-    return Clip(frames, float(rate), tuple(float(time) for time in times), report)
+    frames = torch.from_numpy(np.stack(pictures))
+    seconds = tuple(float(time) for time in times)
+    return Clip(frames, float(rate), seconds, "; ".join([report, *film.notes]), tuple(film.warnings))
 
 
 def _picked(name: str, film: Film, request: ClipRequest, rate: Fraction) -> Iterator[Shot]:
@@ -202,17 +224,6 @@ def _spans(film: Film) -> Iterator[tuple[Shot, Fraction]]:
         before = shot
     if before:
         yield before, before.time + 1 / (2 * film.rate)
-
-
-def _fit(picture: Image.Image, request: ClipRequest) -> Image.Image:
-    size = (request.width, request.height)
-    if request.crop == "stretch":
-        return picture.resize(size, Image.Resampling.LANCZOS)
-    # Whole pixels: a box with fractions would blur a clip that needs no resizing.
-    scale = min(picture.width / request.width, picture.height / request.height)
-    width, height = (max(1, round(side * scale)) for side in size)
-    left, top = (picture.width - width) // 2, (picture.height - height) // 2
-    return picture.resize(size, Image.Resampling.LANCZOS, box=(left, top, left + width, top + height))
 
 
 def _resizing(size: tuple[int, int], request: ClipRequest) -> str:

@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Literal
 
-from PIL import Image
+import numpy as np
+
+Damaged = Literal["refuse", "skip"]  # what to do at frames that cannot be read
 
 
 @dataclass(frozen=True)
 class Shot:
-    """One frame: seconds after the film's first frame, and how to get its RGB picture (only of frames that are taken).
+    """One frame: seconds after the film's first frame, and how to get its picture (only of frames that are taken).
 
-    Shots must be loaded in order, each before its film is closed.
+    The picture is RGB [H, W, 3], float32, 0..1 by the depth of its own file. Shots must be loaded in order, each before its film is closed.
     """
 
     time: Fraction
-    load: Callable[[], Image.Image]
+    load: Callable[[], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Film:
-    """An open film: its shots in order, its mean frame rate, and what it holds in words ("91 frames at 29.97 fps")."""
+    """An open film: its shots in order, its mean frame rate, and what it holds in words ("91 frames at 29.97 fps").
+
+    `notes` is what else the clip's report says, such as "64:45 pixels, widened". `warnings` are those of them that a user
+    needs to see beside the report. Both may grow while shots are read and loaded; each is a set in order of arrival.
+    """
 
     shots: Iterator[Shot]
     rate: Fraction
     holds: str
+    notes: dict[str, None] = field(default_factory=dict)
+    warnings: dict[str, None] = field(default_factory=dict)
 
 
 def rate_text(fps: float | Fraction) -> str:

@@ -1,28 +1,49 @@
-"""Which files hold a film, and opening one."""
+"""Which reader opens a film, and what a file is that none of them reads."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
+import av
+
 from .animation import open_animation
-from .film import Film
+from .contents import GIF, WEBP, what_it_is
+from .film import Damaged, Film
 from .folder import open_folder
+from .formats import WHAT_IS_A_CLIP
 from .video import open_video
 
-ANIMATION_SUFFIXES = frozenset({".gif", ".webp"})
 
-
-def open_film(path: Path, *, start: float, folder_fps: float) -> AbstractContextManager[Film]:
+@contextmanager
+def open_film(path: Path, *, start: float, folder_fps: float, damaged: Damaged = "refuse") -> Iterator[Film]:
     """Open a film near `start` seconds; the shots of a video begin at the key frame before that.
 
-    Nothing is decoded for shots that are not loaded, but for the frames that a loaded one builds upon.
+    Files are taken for what they hold, whatever their names. Nothing is decoded for shots that are not loaded, but for the frames
+    that a loaded one builds upon.
+
+    Args:
+        damaged: "refuse" raises at a damaged frame or image, "skip" passes it over and tells.
 
     Raises:
-        ValueError: the path holds no film. av.FFmpegError, OSError: it cannot be decoded.
+        ValueError: the path holds no film; the message says what it is. av.FFmpegError, OSError: it cannot be decoded.
     """
+    what = "" if path.is_dir() else what_it_is(path)
+    with ExitStack() as stack:
+        try:
+            film = stack.enter_context(_reader(path, what, start, folder_fps, damaged))
+        except (av.FFmpegError, OSError) as error:
+            system = error.errno and not isinstance(error, av.FFmpegError)  # Pillow's errors have no number
+            if not what or system:
+                raise
+            if what in (GIF, WEBP):
+                raise ValueError(f"{path.name} is cut short or damaged. Save it anew, as mp4.") from error
+            raise ValueError(f"{path.name} is {what}. Choose {WHAT_IS_A_CLIP}.") from error
+        yield film
+
+
+def _reader(path: Path, what: str, start: float, folder_fps: float, damaged: Damaged) -> AbstractContextManager[Film]:
     if path.is_dir():
-        return open_folder(path, folder_fps)
-    if path.suffix.lower() in ANIMATION_SUFFIXES:
-        return open_animation(path)
-    return open_video(path, start)
+        return open_folder(path, folder_fps, damaged)
+    return open_animation(path, damaged) if what in (GIF, WEBP) else open_video(path, start, damaged)

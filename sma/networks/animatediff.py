@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .animatediff_norms import ORIGINAL, normalise, norms_over_frames
 from .requirement import require
 from .unet3d import swap_operations
 
@@ -46,6 +47,7 @@ def build_unet_motion(
 ) -> nn.Module:
     """Build a UNetMotionModel from its config, see :func:`unet_motion_config`; its state-dict keys stay diffusers' own.
 
+    config: ``group_norm``, one of animatediff_norms.FORMS, says whose group norms it computes; the original's where it is silent.
     operations, device, dtype: as in :func:`sma.networks.unet3d.build_unet3d`.
     The module maps (sample [B,C,F,H,W], timestep [B], encoder_hidden_states [B*F,L,D], frames of one video in a row) to an
     object whose `.sample` is [B,C,F,H,W]; it raises ValueError for more frames than `motion_max_seq_length`. Dropout is off for
@@ -54,14 +56,17 @@ def build_unet_motion(
     One frame passes through the motion modules like any other number: attention over a single token still adds its value and
     feed-forward paths. The original AnimateDiff skips them there, so that one frame is a pass of the image model alone.
     """
+    config = dict(config)
+    form = config.pop("group_norm", ORIGINAL)
     with torch.device((device or "cpu") if operations is None else "meta"):
-        network = _diffusers("unets.unet_motion_model").UNetMotionModel.from_config(dict(config))
+        network = _diffusers("unets.unet_motion_model").UNetMotionModel.from_config(config)
     if dtype is not None:
         # nn.Module's own: diffusers' `to` warns about layers to keep in float32, of which this network has none.
         nn.Module.to(network, dtype=dtype)
     if operations is not None:
         network.to_empty(device=device or "cpu")
         swap_operations(network, operations)
+    normalise(network, norms_over_frames(network.config, form))
     _renew_positions(network)
     _call_projections_by_position(network)
     for module in network.modules():
@@ -186,8 +191,12 @@ def adapter_config_from_weights(weights: Mapping[str, Tensor]) -> dict[str, Any]
     }
 
 
-def unet_motion_config(unet2d_config: Mapping[str, Any], adapter_config: Mapping[str, Any]) -> dict[str, Any]:
+def unet_motion_config(
+    unet2d_config: Mapping[str, Any], adapter_config: Mapping[str, Any], *, group_norm: str = ORIGINAL
+) -> dict[str, Any]:
     """The config of a UNetMotionModel from those of a UNet2DConditionModel and a MotionAdapter (diffusers' config.json).
+
+    group_norm: whose group norms the network computes, one of animatediff_norms.FORMS; it becomes part of the config.
 
     Raises:
         ValueError: the motion module was made for a network of other widths or another depth, or for other latents.
@@ -212,6 +221,7 @@ def unet_motion_config(unet2d_config: Mapping[str, Any], adapter_config: Mapping
         config[side] = [f"CrossAttn{kind}" if "CrossAttn" in name else kind for name in unet[side]]
     return config | {
         "_class_name": "UNetMotionModel",
+        "group_norm": group_norm,
         "layers_per_block": layers,
         # What 2-D UNets call the width of a head has always been the number of heads.
         "num_attention_heads": unet["num_attention_heads"] or unet["attention_head_dim"],

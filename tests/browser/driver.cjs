@@ -3,6 +3,8 @@
 //   tour: opens "templates" of "pack", one after the other, from the page's template browser, and looks at each
 //   run: opens "template" and goes through "steps": [node type, widget name, value] sets a widget, "reopen" opens the graph as it
 //       stands as if from a file, "reload" reloads the page, "run" presses its button Run
+//   upload: opens "template" and sets "widgets" as above, and brings the files of "ways" to Load Motion Clip, {"way": "choose" or
+//       "drop", "file": path}; then it runs
 //   convert: the API format of "workflows" (paths of UI files), as the page queues it
 //   reports: runs a template, runs it again, cancels a third run and reloads the page, with screenshots in the folder "screenshots";
 //       what nodes report after each, see `reports` below
@@ -191,6 +193,68 @@ async function run(job, page, problems) {
 
 const typesOf = (ids) => ids.map((id) => window.app.rootGraph.getNodeById(id).type)
 
+// What each way offers and which file is chosen afterwards; then the graph runs with the last one.
+async function upload(job, page, problems) {
+  await openTemplate(page, job.pack, job.template)
+  for (const widget of job.widgets) await setWidget(page, widget)
+  const uploads = []
+  for (const { way, file } of job.ways) {
+    const done = page.waitForResponse((response) => response.url().includes("/upload/image"))
+    const accept = way === "drop" ? await drop(page, file) : await choose(page, file, job.vue)
+    const status = (await done).status()
+    const name = file.split("/").at(-1)
+    const chosen = () => page.evaluate((type) => window.app.rootGraph.nodes.find((node) => node.type === type).widgets[0].value, CLIP)
+    for (let wait = 0; wait < 50 && (await chosen()) !== name; wait++) await page.waitForTimeout(100)
+    await page.waitForTimeout(1500) // the film is fetched after it was chosen
+    uploads.push({ accept, status, chosen: await chosen(), film: await shownFilm(page) })
+  }
+  problems.push(...(await complaints(page)))
+  const { event, detail } = await queueAndWait(page, job.timeout * 1000)
+  return { uploads, event, detail }
+}
+
+const CLIP = "SMA_LoadMotionClip"
+
+// Presses the node's upload button and chooses a file; returns what the browser's dialogue offers.
+async function choose(page, file, vue) {
+  const opened = page.waitForEvent("filechooser")
+  if (vue) {
+    const id = await page.evaluate((type) => window.app.rootGraph.nodes.find((node) => node.type === type).id, CLIP)
+    await page.locator(`[data-node-id="${id}"] label:has(input[type=file])`).click({ force: true })
+  } else {
+    const place = await page.evaluate((type) => {
+      const { canvas, rootGraph } = window.app
+      const node = rootGraph.nodes.find((node) => node.type === type)
+      const button = node.widgets.find((widget) => widget.type === "button")
+      const { left, top } = canvas.canvas.getBoundingClientRect()
+      const { scale, offset } = canvas.ds
+      const x = (node.pos[0] + node.size[0] / 2 + offset[0]) * scale
+      return [left + x, top + (node.pos[1] + button.y + 10 + offset[1]) * scale]
+    }, CLIP)
+    await page.mouse.click(...place)
+  }
+  const chooser = await opened
+  const accept = await chooser.element().evaluate((input) => input.accept)
+  await chooser.setFiles(file)
+  return accept
+}
+
+async function drop(page, file) {
+  const bytes = [...fs.readFileSync(file)]
+  await page.evaluate(
+    ([type, name, bytes]) => {
+      const node = window.app.rootGraph.nodes.find((node) => node.type === type)
+      const dataTransfer = new DataTransfer()
+      dataTransfer.items.add(new File([new Uint8Array(bytes)], name)) // without a type, as browsers give files they do not know
+      const event = new DragEvent("drop", { dataTransfer })
+      if (!node.onDragOver(event)) throw new Error("the node takes no files")
+      node.onDragDrop(event)
+    },
+    [CLIP, file.split("/").at(-1), bytes],
+  )
+  return null
+}
+
 async function convert(job, page) {
   const prompts = []
   for (const path of job.workflows) {
@@ -206,7 +270,7 @@ async function main() {
   const problems = []
   const { browser, page } = await openPage(job, problems)
   try {
-    const result = await { tour, run, convert, reports }[job.action](job, page, problems)
+    const result = await { tour, run, upload, convert, reports }[job.action](job, page, problems)
     console.log(JSON.stringify({ ...result, problems }))
   } catch (error) {
     throw new Error([error.message, ...problems].join("\n"), { cause: error })

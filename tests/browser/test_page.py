@@ -167,7 +167,7 @@ def test_a_portrait_film_does_not_grow_over_the_node_below(server, vue):
 
 
 def test_a_second_run_with_another_seed_does_not_train_again(server, vue):
-    """Nor does one after the page was reloaded. A folder of images: its film is shown only once it was loaded in a run."""
+    """Nor does one after the page was reloaded. The clip is a folder of images, whose film the pack makes for the page."""
     folder = server.base / "input" / "frames"
     folder.mkdir(exist_ok=True)
     for number in range(8):
@@ -176,6 +176,7 @@ def test_a_second_run_with_another_seed_does_not_train_again(server, vue):
     steps += [("KSampler", "seed", 1), "run", "reload", ("KSampler", "seed", 2), "run", ("KSampler", "seed", 3), "run"]
     result = page.run_template(server, "sprites-motion-transfer", steps=steps, vue=vue)
     assert [run["event"] for run in result["runs"]] == ["execution_success"] * 4, json.dumps(result, indent=1)
+    assert result["problems"] == []
     trained = {"SMA_LoadMotionClip", "VAEEncode", "SMA_TrainMotionLoRA"}
     assert [trained & set(run["cached"]) for run in result["runs"][1:]] == [trained] * 3
     assert "SMA_TrainMotionLoRA" not in result["runs"][0]["cached"]

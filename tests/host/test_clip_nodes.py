@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import io
 import json
 import os
 import shutil
@@ -108,6 +109,70 @@ def test_the_list_names_films_gifs_image_folders_and_the_packs_own_clips(host, c
     assert schema.inputs[0].options == ["film.mp4", "loop.gif", "walk/", example]
 
 
+def test_the_list_names_nothing_that_cannot_be_read(host, clips, monkeypatch, tmp_path):
+    import folder_paths
+
+    case = Path(__file__).parents[1] / "cases" / "offered_but_unreadable"
+    monkeypatch.setattr(folder_paths, "get_input_directory", lambda: str(tmp_path))
+    monkeypatch.setattr(host.module("nodes.host.clips"), "_examples", dict)
+    for film in case.glob("a.*"):
+        shutil.copy(film, tmp_path)
+    # What the host's own pickers take for videos, hidden files, playlists, pictures, and folders that only seem to hold images.
+    foreign = [
+        "a.mjpeg",
+        "a.m1v",
+        "a.h264",
+        "a.m3u8",
+        "a.mpd",
+        "a.sdp",
+        "a.txt",
+        "a.png",
+        ".a.mp4",
+        "._a.wmv",
+        "a.mp4.part",
+    ]
+    for name in foreign:
+        (tmp_path / name).write_bytes(b"something")
+    for folder, names in (
+        {"walk": ["1.png", "2.png"], ".thumbs": ["1.png", "2.png"], "one": ["1.png", "._1.png"]}
+    ).items():
+        (tmp_path / folder).mkdir()
+        for name in names:
+            shutil.copy(clips / "walk" / "1.png", tmp_path / folder / name)
+    (tmp_path / "nested" / "1.png").mkdir(parents=True)
+    (tmp_path / "nested" / "2.png").mkdir()
+    (tmp_path / "folder.mp4").mkdir()
+    offered = host.module("nodes.host.clips").choices()
+    assert offered == ["a.mpg", "a.ogv", "a.wmv", "walk/"]
+    for file in offered[:3]:
+        assert load(host, file, timing={"timing": "stride", "stride": 1})[1] == 24
+
+
+def test_hidden_files_are_no_reason_to_run_again(host, clips):
+    node = host.node("SMA_LoadMotionClip")
+    before = node.fingerprint_inputs(file="walk/")
+    for name in ("._1.png", ".thumb.png", "Thumbs.db"):
+        (clips / "walk" / name).write_bytes(b"hidden")
+    assert node.fingerprint_inputs(file="walk/") == before
+    assert load(host, "walk/", timing={"timing": "stride", "stride": 1})[2] == 4
+
+
+def test_a_gap_and_a_broken_image_are_told_on_the_node(host, clips, said):
+    folder = clips / "gap"
+    folder.mkdir()
+    for number in (1, 2, 4, 5, 6):
+        Image.new("RGB", (16, 12), (20 * number, 40, 90)).save(folder / f"{number}.png")
+    (folder / "5.png").write_bytes(b"")
+    stride = {"timing": "stride", "stride": 1}
+    with pytest.raises(ValueError, match=r"5.png in gap \(image 4 of 5, 0.38 s\) is an empty file") as refused:
+        load(host, "gap/", timing=stride)
+    assert str(folder) not in str(refused.value)
+    said.clear()
+    assert load(host, "gap/", timing=stride, skip_damaged=True)[2] == 4
+    assert said[1:3] == ["the numbers skip 3", "1 damaged image passed over: 5.png"]
+    shutil.rmtree(folder)
+
+
 def test_the_outputs_are_frames_rate_count_and_what_was_said_on_the_node(host, clips, said):
     images, fps, count, report = load(host, "film.mp4")
     assert images.shape == (4, 16, 20, 3) and images.dtype == torch.float32
@@ -158,6 +223,41 @@ def test_the_page_can_fetch_the_packs_own_clips_under_the_name_it_chooses_them_b
         with pytest.raises(urllib.error.HTTPError, match="40[04]"):
             urllib.request.urlopen(f"{server.url}{route}?{urllib.parse.urlencode({'filename': name, 'type': 'input'})}")
     assert list((server.base / "input").glob("red-circle*")) == []
+
+
+def shown_size(server, name, dest="video", **query):
+    """Width, height and frame count of the film that the page gets for a chosen file."""
+    query = urllib.parse.urlencode({"filename": name, "type": "input", "subfolder": "", **query})
+    request = urllib.request.Request(f"{server.url}/api/view?{query}", headers={"Sec-Fetch-Dest": dest})
+    with urllib.request.urlopen(request) as response:
+        if response.headers["Content-Type"] != "video/mp4":
+            return response.headers["Content-Type"]
+        data = response.read()
+    with av.open(io.BytesIO(data)) as container:
+        stream = container.streams.video[0]
+        return stream.width, stream.height, len(list(container.decode(stream)))
+
+
+def test_the_page_shows_films_that_browsers_do_not_play_and_folders(server, clips):
+    inputs = server.base / "input"
+    shutil.copytree(clips / "walk", inputs / "sub" / "walk")
+    shutil.copytree(clips / "walk", inputs / "walk_shown")
+    shutil.copy(clips / "loop.gif", inputs / "shown.gif")
+    shutil.copy(Path(__file__).parents[1] / "cases" / "offered_but_unreadable" / "a.wmv", inputs / "shown.wmv")
+    assert shown_size(server, "walk_shown") == shown_size(server, "walk", subfolder="sub") == (16, 12, 5)
+    assert shown_size(server, "walk_shown", dest="empty") == (16, 12, 5)
+    assert shown_size(server, "shown.gif") == (16, 12, 6)
+    assert shown_size(server, "shown.wmv") == (64, 64, 24)
+    assert shown_size(server, "shown.gif", dest="image") == "image/gif"  # another node shows the picture
+    (inputs / "walk_shown" / "5.png").unlink()
+    assert shown_size(server, "walk_shown") == (16, 12, 4)
+    (inputs / "shown.gif").write_bytes(b"no gif")
+    assert shown_size(server, "shown.gif") == "image/gif"  # as ever: the node says what is wrong
+    for name in ("gone", "", "../input", "../models"):
+        with pytest.raises(urllib.error.HTTPError, match="40[034]"):
+            shown_size(server, name)
+    for name in ("sub", "walk_shown", "shown.gif", "shown.wmv"):
+        (shutil.rmtree if (inputs / name).is_dir() else os.unlink)(inputs / name)
 
 
 @pytest.mark.parametrize("file", ["../../etc/passwd", "/etc/passwd", "gone.mp4", "../models", "../x.mp4 [example]"])
@@ -257,6 +357,25 @@ def test_a_still_clip_and_one_of_a_size_the_model_never_saw_are_warned_of(host, 
     assert said == [report, "8 frames, 16x16"]
     host.call("SMA_EmptyVideoLatent", vae=vae, width=256, height=256, frame_count=4, batch_size=1)
     assert "never saw 4 frames of 256x256 pixels" in said[-1]
+
+
+def test_a_damaged_frame_is_refused_or_passed_over_with_a_warning(host, clips, said):
+    path = clips / "torn.mp4"
+    with av.open(str(clips / "film.mp4")) as film:
+        packets = [(packet.pos, packet.size) for packet in film.demux(video=0) if packet.size]
+    data = bytearray((clips / "film.mp4").read_bytes())
+    position, size = packets[-2]
+    data[position : position + size] = bytes(size)
+    path.write_bytes(data)
+    every = {"frame_count": 0, "timing": {"timing": "stride", "stride": 1}}
+    with pytest.raises(ValueError, match="^torn.mp4 cannot be read at .*damaged.* connect true to skip_damaged"):
+        load(host, "torn.mp4", **every)
+    said.clear()
+    *_, count, report = load(host, "torn.mp4", **every, skip_damaged=True)
+    path.unlink()
+    assert count == len(packets) - 1
+    assert "1 damaged frame passed over at" in report
+    assert said[1] == report.split("; ")[-1]
 
 
 def test_the_report_tells_the_frames_a_video_vae_leaves_out(host, clips, wan, said):
@@ -363,11 +482,13 @@ def test_the_patch_is_what_the_network_has(host, wan_model):
 
 
 def test_later_inputs_move_no_widget_of_saved_workflows(host):
-    *widgets, vae, model = host.module("nodes.clip").LoadMotionClip.define_schema().inputs
-    assert [(item.id, item.optional, item.get_io_type()) for item in (vae, model)] == [
+    *widgets, vae, model, skip = host.module("nodes.clip").LoadMotionClip.define_schema().inputs
+    assert [(item.id, item.optional, item.get_io_type()) for item in (vae, model, skip)] == [
         ("vae", True, "VAE"),
         ("model", True, "MODEL"),
+        ("skip_damaged", True, "BOOLEAN"),
     ]
+    assert skip.as_dict()["forceInput"]
     order = ["file", "start", "frame_count", "timing", "width", "height", "crop", "folder_fps"]
     assert [widget.id for widget in widgets] == order
     saved = json.loads((Path(__file__).parents[2] / "workflows" / "sprites-motion-transfer.json").read_text())
@@ -405,6 +526,8 @@ def test_residuals_keep_the_kind_of_what_came_in(host):
     assert torch.allclose((residuals - 0.5) * 2, frames[1:] - frames[:-1], atol=1e-6)
     assert pictures.shape[0] == 4 and pictures.shape[2] >= 512 and pictures.shape[3] == 3
     assert 0 <= pictures.min() and pictures.max() <= 1
+    with_alpha = torch.cat([frames, torch.rand(5, 12, 10, 1)], dim=-1)  # as some loaders of other packs give them
+    assert torch.equal(host.call("SMA_MotionResiduals", clip=with_alpha)[0], residuals)
     video = torch.randn(2, 16, 5, 6, 4)
     residuals, _ = host.call("SMA_MotionResiduals", clip={"samples": video})
     assert torch.equal(residuals["samples"], video[:, :, 1:] - video[:, :, :-1])

@@ -113,6 +113,51 @@ def test_the_report_shown_last_counts_and_not_the_one_said_last(host, monkeypatc
     assert kept.of_workflow("another") == {}
 
 
+def test_warnings_that_come_after_a_nodes_run_stay_with_its_result(host, monkeypatch):
+    """A LoRA's node has long ended when the sampler finds that it changed nothing; the host's cache knows only what the node said itself."""
+    import execution
+    import server
+    from comfy_execution.utils import CurrentNodeContext
+
+    kept, report_class = host.module("nodes.host.kept_reports"), host.module("nodes.host.report").Report
+    queue, sent = execution.PromptQueue(SimpleNamespace(queue_updated=lambda: None)), []
+    instance = server.PromptServer.instance
+    monkeypatch.setattr(instance, "prompt_queue", queue, raising=False)
+    monkeypatch.setattr(instance, "send_sync", lambda event, data, sid=None: sent.append(data))
+    graph = {"1": {"class_type": "SMA_LoadMotionLoRA", "inputs": {}}, "2": {"class_type": "KSampler", "inputs": {}}}
+
+    def run(prompt_id, node, sampled):
+        queue.put((0, prompt_id, graph, {"extra_pnginfo": {"workflow": {"id": "later"}}}, [], {}))
+        _, item = queue.get()
+        with CurrentNodeContext(prompt_id, "1", 0):
+            ui = node()
+        with CurrentNodeContext(prompt_id, "2", 0):
+            sampled()
+        queue.task_done(item, {"outputs": {"1": ui}, "meta": {}}, None, process_item=lambda prompt: prompt[:5])
+        return ui
+
+    def node():
+        reports.append(report_class("1"))
+        reports[0].tell("16 of 16 keys applied")
+        return reports[0].ui()
+
+    def shown():
+        entry = kept.of_workflow("later")["1"]
+        return entry["report"], entry["warnings"], entry["prompt"]
+
+    reports = []
+    said = run("a", node, lambda: reports[0].warn_later(["It changed nothing."]))
+    assert sent[-1]["warnings"] == ["It changed nothing."] and sent[-1]["node"] == "1" and sent[-1]["prompt"] == "a"
+    assert shown() == (["16 of 16 keys applied"], ["It changed nothing."], "a")
+    # All of it from the cache; then a sampling of which the same is to be said, and one that is right.
+    run("b", lambda: said, lambda: None)
+    assert shown() == (["16 of 16 keys applied"], ["It changed nothing."], "b")
+    run("c", lambda: said, lambda: reports[0].warn_later(["It changed nothing."]))
+    assert shown() == (["16 of 16 keys applied"], ["It changed nothing."], "c")
+    run("d", lambda: said, lambda: reports[0].warn_later([]))
+    assert sent[-1]["warnings"] == [] and shown() == (["16 of 16 keys applied"], [], "d")
+
+
 @pytest.mark.parametrize("extra", [{"extra_pnginfo": [1]}, {"extra_pnginfo": {"workflow": {"id": ["w"]}}}])
 def test_a_script_may_send_any_notes_with_its_prompt(host, monkeypatch, extra):
     """They cost neither its own nodes nor the pages of others their reports."""
@@ -175,8 +220,8 @@ def test_a_report_holds_every_line_and_every_warning_once(host, said, caplog):
         report.tell("done")
         report.warn("too small")
         report.warn("too small")
-    assert report.ui() == {"report": ["done"], "warnings": ["too small"]}
-    assert report.ui({"text": ("a",)}) == {"text": ("a",), "report": ["done"], "warnings": ["too small"]}
+    assert report.ui() == {"report": ["done"], "warnings": ["too small"], "report_id": [report.id]}
+    assert report.ui({"text": ("a",)}) == {"text": ("a",), **report.ui()}
     assert said == ["step 1", "done", "too small"]
     assert [(record.levelname, record.message) for record in caplog.records] == [
         ("INFO", "done"),

@@ -108,7 +108,7 @@ def inputs(frames: int) -> tuple[Tensor, Tensor, Tensor]:
 def test_network_of_two_files_is_that_of_diffusers(reference, operations):
     _, unet, adapter, theirs = reference
     weights = motion_module_weights(adapter.state_dict())
-    config = unet_motion_config(unet.config, adapter_config_from_weights(weights))
+    config = unet_motion_config(unet.config, adapter_config_from_weights(weights), group_norm="diffusers")
     ours = build_unet_motion(config, operations=operations)
     assert list(ours.state_dict()) == list(theirs.state_dict())
     ours.load_state_dict(unet.state_dict() | weights)

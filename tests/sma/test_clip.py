@@ -93,6 +93,10 @@ def test_uneven_timestamps_are_followed_and_told(tmp_path):
     assert times.tolist() == pytest.approx([p / 1000 for p in pts])
     clip = read_clip(path, ClipRequest(**source_size(path), frame_count=3, fps=2))  # 0, 0.5, 1.0 s
     assert torch.equal(clip.frames, pixels[[0, 5, 7]])
+    assert "→ 3 at 2 fps, " in clip.report
+    clip = read_clip(path, ClipRequest(**source_size(path), start=0.25, frame_count=2, fps=2))  # 0.25, 0.75 s
+    assert clip.timestamps == pytest.approx((0.12, 0.9))
+    assert "→ 2 at 2 fps (uneven, up to 0.15 s off), 0.12-1.12 s" in clip.report
     clip = read_clip(path, ClipRequest(**source_size(path), frame_count=6))
     assert clip.fps == pytest.approx(5 / 0.44)
     assert "11.364 fps on average (uneven, 0.04 to 0.28 s apart)" in clip.report

@@ -72,6 +72,18 @@ def test_export_holds_every_layer_under_the_files_keys(network):
     assert (hooked - answer(network)).abs().max() > 0.1
 
 
+def test_export_has_no_alpha_where_the_scale_is_1(network):
+    """Loaders do not scale without one, and some refuse a file that has one. Clamped ranks included."""
+    adapter = attached(network, alpha=4.0)
+    tensors = adapter.export(PREFIX)
+    assert list(tensors) == [f"{PREFIX}{name}.lora_{side}.weight" for name in NAMES for side in "AB"]
+    hooked = answer(network)
+    adapter.detach()
+    other = attached(network, seed=5, alpha=3.0)
+    other.load_export(tensors, PREFIX)
+    torch.testing.assert_close(answer(network), hooked, rtol=1e-5, atol=1e-5)
+
+
 def test_export_of_one_group_holds_that_group_alone(network):
     adapter = attached(network)
     tensors = adapter.export(PREFIX, ["temporal"])

@@ -92,11 +92,80 @@ def test_written_and_read_back_every_format_holds_the_same_updates(names, format
     assert_same_updates(reading.updates, updates_of(lora))
 
 
-def test_comfyui_format_is_the_lora_as_it_is():
-    lora = ours(shapes(WAN))
+@pytest.mark.parametrize("alpha", [4.0, None])
+def test_comfyui_format_is_the_lora_as_it_is_without_an_alpha_that_changes_nothing(alpha):
+    lora = ours(shapes(WAN), alpha=alpha)
+    export = to_format(lora, "comfyui")
+    assert list(export.tensors) == [key for key in lora if not key.endswith(".alpha")]
+    assert all(tensor is lora[key] for key, tensor in export.tensors.items())
+
+
+def test_comfyui_format_has_a_scale_in_up():
+    lora = ours(shapes(WAN), alpha=2.8)
+    tensors = to_format(lora, "comfyui").tensors
+    assert not [key for key in tensors if key.endswith("alpha")]
+    for name in WAN:
+        down, up = (f"diffusion_model.{name}.lora_{side}.weight" for side in "AB")
+        assert tensors[down] is lora[down]
+        torch.testing.assert_close(tensors[up], 0.7 * lora[up], rtol=1e-6, atol=0)
+
+
+def test_comfyui_format_keeps_what_is_not_ours():
+    """As core's trainer has it: other suffixes and norms. And DoRA, whose parts must not part."""
+    stem = "diffusion_model.double_blocks.0.img_attn.qkv"
+    dora = "diffusion_model.double_blocks.0.txt_attn.qkv"
+    lora = {
+        f"{stem}.lora_down.weight": draw(2, 6, seed=0),
+        f"{stem}.lora_up.weight": draw(18, 2, seed=1),
+        f"{stem}.alpha": torch.tensor(1.0),
+        "diffusion_model.double_blocks.0.norm.w_norm": draw(6, seed=2),
+        "lora_te_text_model_encoder_layers_0_mlp_fc1.alpha": torch.tensor(1.0),
+        "blocks.0.ffn.0.lora_A.weight": draw(2, 6, seed=3),
+        f"{dora}.lora_A.weight": draw(2, 6, seed=4),
+        f"{dora}.lora_B.weight": draw(18, 2, seed=5),
+        f"{dora}.alpha": torch.tensor(1.0),
+        f"{dora}.dora_scale": draw(18, 1, seed=6),
+    }
     export = to_format(lora, "comfyui")
     assert list(export.tensors) == list(lora)
-    assert all(export.tensors[key] is lora[key] for key in lora)
+    assert all(tensor is lora[key] for key, tensor in export.tensors.items())
+    assert export.written == 3
+
+
+@pytest.mark.parametrize(
+    ("host", "first"),
+    [
+        ("double_blocks.3.img_attn.qkv", "double_blocks.3.img_attn_qkv"),
+        ("double_blocks.3.txt_mlp.2", "double_blocks.3.txt_mlp.fc2"),
+        ("single_blocks.11.linear1", "single_blocks.11.linear1"),
+        # Core knows these by its own names alone.
+        ("time_in.in_layer", "time_in.in_layer"),
+    ],
+)
+@pytest.mark.parametrize("parts", [(".lora_A.weight", ".lora_B.weight"), (".diff",)])
+def test_comfyui_format_has_hunyuans_first_names_where_core_knows_them(host, first, parts):
+    tensors = to_format({f"diffusion_model.{host}{suffix}": torch.ones(2, 2) for suffix in parts}, "comfyui").tensors
+    assert list(tensors) == [f"diffusion_model.{first}{suffix}" for suffix in parts]
+
+
+def test_differences_of_whole_weights_go_where_the_format_can_hold_them():
+    """As VMC trains them; kohya's format has them as LyCORIS writes them."""
+    lora = {f"diffusion_model.{name}.diff": draw(*shape, seed=0) for name, shape in shapes(WAN).items()}
+    export = to_format(lora, "comfyui")
+    assert (export.written, list(export.tensors)) == (len(WAN), list(lora))
+    export = to_format(lora, "kohya")
+    assert export.written == len(WAN)
+    assert list(export.tensors) == [f"lora_unet_{name.replace('.', '_')}.diff" for name in WAN]
+    assert all(torch.equal(*pair) for pair in zip(export.tensors.values(), lora.values(), strict=True))
+    for format, title in (("diffusers", "diffusers"), ("animatediff", "AnimateDiff-Evolved")):
+        with pytest.raises(
+            ValueError,
+            match=f"differences of the whole weights of 10 layers, .* {title} format .* Save it in the ComfyUI or kohya",
+        ):
+            to_format(lora, format)
+    both = to_format(lora | ours(shapes(["blocks.4.ffn.0"])), "kohya")
+    assert both.written == len(WAN) + 1
+    assert len(both.tensors) == len(WAN) + 3
 
 
 def test_kohya_and_diffusers_keys():
@@ -173,9 +242,17 @@ def test_layers_outside_motion_modules_and_convolutions_are_left_out_and_counted
 @pytest.mark.parametrize(
     ("names", "format", "message"),
     [
-        (WAN, "diffusers", "for Wan, whose layers have other names in diffusers; .* Save it in the ComfyUI format"),
+        (
+            [*WAN, "blocks.0.audio.q"],
+            "diffusers",
+            r"1 of 11 layers have no name in diffusers, for example blocks.0.audio.q\.",
+        ),
         (WAN, "animatediff", "0 of 10 layers lie in motion modules: this LoRA is for Wan"),
-        (["a.b"], "diffusers", "for an unknown network"),
+        (
+            ["a.b"],
+            "diffusers",
+            "for an unknown network; the diffusers format has names for UNet3D, AnimateDiff, Wan, LTX-Video and Hun",
+        ),
         (WAN, "onnx", "Unknown format 'onnx'; use one of comfyui, diffusers, kohya, animatediff"),
     ],
 )
@@ -184,7 +261,7 @@ def test_formats_without_names_for_a_network_are_refused(names, format, message)
         to_format(ours(shapes(names)), format)
 
 
-@pytest.mark.parametrize("key", ["diffusion_model.a.lora_up.weight", "a.lora_A.weight", "diffusion_model.a.diff"])
+@pytest.mark.parametrize("key", ["diffusion_model.a.lora_up.weight", "a.lora_A.weight", "a.diff"])
 def test_only_loras_of_ours_are_converted(key):
     with pytest.raises(ValueError, match=r"are not as Train Motion LoRA writes them, for example \['.+'\]; only such"):
         to_format(ours(shapes(WAN)) | {key: torch.ones(2, 2)}, "kohya")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sma.lora import is_adaptable
-from sma.lora_reading import read_motiondirector
+from sma.lora_motiondirector import read_motiondirector
 from sma.networks.unet3d import build_unet3d
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "motiondirector"

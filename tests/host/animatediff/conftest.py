@@ -14,14 +14,14 @@ import torch
 class Case:
     """A model of the tiny folder and a motion module, and diffusers' network of the same weights."""
 
-    def __init__(self, host: Any, motion_module: str, adapter: tuple[dict, dict]) -> None:
+    def __init__(self, host: Any, motion_module: str, adapter: tuple[dict, dict], form: str) -> None:
         self.host = host
         self.module = host.module("nodes.host.animatediff")
         self.motion_module = motion_module
         self.adapter = adapter
         self.base = self.module.Folder("tiny-sd15")
         with torch.inference_mode():
-            self.model = self.module.load_model(self.base, motion_module)
+            self.model = self.module.load_model(self.base, motion_module, group_norm=form)
 
     def stored(self, dtype: torch.dtype) -> Any:
         with torch.inference_mode():
@@ -63,13 +63,18 @@ def models(host) -> Path:
 
 @pytest.fixture(scope="session")
 def load(host, models) -> Callable[..., Case]:
-    """load(name, config, weights) -> Case: what the writers of motion modules return."""
-    return lambda name, *adapter: Case(host, name, adapter)
+    """load(name, config, weights, form=...) -> Case: what the writers of motion modules return, and whose group norms it computes."""
+    return lambda name, *adapter, form="original": Case(host, name, adapter, form)
 
 
 @pytest.fixture(scope="session")
 def case(models, load) -> Case:
     return load(*tiny.write_motion_module(models, "v2", tiny.WIDTHS))
+
+
+@pytest.fixture(scope="session")
+def as_diffusers(models, load) -> Case:
+    return load(*tiny.write_motion_module(models, "v2", tiny.WIDTHS), form="diffusers")
 
 
 @pytest.fixture(scope="session")

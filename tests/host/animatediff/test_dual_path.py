@@ -65,6 +65,7 @@ def test_the_dual_path_trains_and_exports_the_motion_modules_alone(host, case):
         **SETTINGS,
     )
     assert len(loss_map["loss"]) == 5 and all(0 < value < 100 for value in loss_map["loss"])
+    assert lora.metadata["group_norm"] == "original"
     layers = {key.removeprefix("diffusion_model.").rsplit(".lora", 1)[0] for key in lora if ".lora_" in key}
     assert layers == set(roles.layers_of(case.model.model.diffusion_model, "motion"))
     assert torch.equal(case.inside(lambda denoiser: case.x0_hat(denoiser).detach().clone()), before)

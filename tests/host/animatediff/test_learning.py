@@ -71,8 +71,8 @@ def test_a_trained_lora_is_loaded_by_core_whole_and_samples_as_it_trained(host, 
     losses, worn, lora = case.inside(train)
     assert losses[2] < losses[1] < losses[0]
     patches = comfy.lora.load_lora(dict(lora), comfy.lora.model_lora_keys_unet(case.model.model, {}))
-    # 2 + 1 + 4 motion modules of one block each, 10 layers in a block; down, up and alpha of each.
-    assert len(lora) == 3 * len(patches) == 3 * 10 * 7
+    # 2 + 1 + 4 motion modules of one block each, 10 layers in a block; down and up of each.
+    assert len(lora) == 2 * len(patches) == 2 * 10 * 7
     assert set(case.model.clone().add_patches(patches)) == set(patches)
     (patched,) = host.call("LoraModelLoader", model=case.model, lora=lora, strength_model=1.0)
     (bypassed,) = host.call("LoraModelLoader", model=case.model, lora=lora, strength_model=1.0, bypass=True)

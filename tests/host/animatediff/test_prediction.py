@@ -14,7 +14,7 @@ def test_one_prediction_is_that_of_diffusers(models, load, layout, kind):
         written = tiny.write_adapter(models, layout, tiny.WIDTHS)
     else:
         written = tiny.write_motion_module(models, layout, tiny.WIDTHS, pickled="pickle" in kind)
-    case = load(*written)
+    case = load(*written, form="diffusers")
     assert written[0] in case.module.motion_modules()
     x, t = tiny.video(seed=1).repeat(2, 1, 1, 1, 1), torch.tensor([20.0, 700.0])
     context = torch.cat([tiny.text(1), tiny.text(2)])
@@ -34,9 +34,11 @@ def test_the_schedule_is_that_of_the_motion_modules(case):
     assert case.inside(lambda denoiser: denoiser.kind) == "eps"
 
 
-def test_the_host_can_load_it_again_without_dynamic_placement(case):
+@pytest.mark.parametrize("form", ["original", "diffusers"])
+def test_the_host_can_load_it_again_without_dynamic_placement(case, as_diffusers, form):
     import comfy.model_patcher
 
+    case = as_diffusers if form == "diffusers" else case
     reload, arguments = case.model.cached_patcher_init
     with torch.inference_mode():
         again = reload(*arguments, disable_dynamic=True)
@@ -44,21 +46,22 @@ def test_the_host_can_load_it_again_without_dynamic_placement(case):
     weights, same = (patcher.model.diffusion_model.state_dict() for patcher in (case.model, again))
     assert list(weights) == list(same)
     assert all(torch.equal(weights[name], same[name]) for name in weights)
+    assert case.module.group_norm_of(again) == case.module.group_norm_of(case.model) == form
 
 
-def test_ten_ddim_steps_with_guidance_are_those_of_diffusers(host, case):
+def test_ten_ddim_steps_with_guidance_are_those_of_diffusers(host, as_diffusers):
     from comfy.sample import prepare_noise
     from diffusers import DDIMScheduler
 
     empty = torch.zeros(1, 4, tiny.FRAMES, 8, 8)
-    ours = tiny.ksampler(host, case.model, empty)
+    ours = tiny.ksampler(host, as_diffusers.model, empty)
     scheduler = DDIMScheduler(
         beta_schedule="linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, clip_sample=False
     )
     scheduler.set_timesteps(10)
     x = prepare_noise(empty, 3) * scheduler.init_noise_sigma
     context = torch.cat([tiny.text(2), tiny.text(1)]).repeat_interleave(tiny.FRAMES, 0)
-    network = case.diffusers()
+    network = as_diffusers.diffusers()
     with torch.no_grad():
         for t in scheduler.timesteps:
             low, high = network(x.repeat(2, 1, 1, 1, 1), t, encoder_hidden_states=context).sample.chunk(2)
@@ -75,7 +78,10 @@ def test_core_nodes_make_a_video_with_it(host, models, case):
         "SMA_LoadAnimateDiffModel", base=base, motion_module=case.motion_module, weights="bfloat16"
     )
     line = case.module.describe(model)
-    assert line == "AnimateDiff 32-64, 1.5 M parameters, bfloat16 (computed in float32), at most 32 frames"
+    assert line == (
+        "AnimateDiff 32-64, 1.5 M parameters, bfloat16 (computed in float32), at most 32 frames, "
+        "group norm as original (v2): each frame by itself"
+    )
     (prompt,) = host.call("CLIPTextEncode", clip=clip, text="a cat")
     frames = torch.rand(3, 64, 64, 3, generator=torch.Generator().manual_seed(0))
     (latent,) = host.call("VAEEncode", pixels=frames, vae=vae)

@@ -9,7 +9,7 @@ import re
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 
 def distance(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -41,6 +41,7 @@ def motion_lora(case, **settings):
         ("unet", "diffusers (PEFT)", "diffusers"),
         ("wan", "ComfyUI", "ComfyUI"),
         ("wan", "kohya", "kohya"),
+        ("wan", "diffusers (PEFT)", "diffusers"),
     ],
 )
 def test_what_is_saved_loads_as_the_same_updates_with_its_metadata(request, lora_folder, model, format, reported):
@@ -58,14 +59,14 @@ def test_what_is_saved_loads_as_the_same_updates_with_its_metadata(request, lora
     assert torch.equal(from_file, case.predict(case.wear(lora, apply="bypass")))
 
 
-@pytest.mark.parametrize("format", ["ComfyUI", "kohya"])
-def test_core_loads_every_key_of_it(case, lora_folder, format):
+@pytest.mark.parametrize(("format", "parts"), [("ComfyUI", 2), ("kohya", 3)])
+def test_core_loads_every_key_of_it(case, lora_folder, format, parts):
     import comfy.lora
 
     path = saved(case, lora_folder, motion_lora(case), format)
     tensors = load_file(path)
     patches = comfy.lora.load_lora(dict(tensors), comfy.lora.model_lora_keys_unet(case.model.model, {}))
-    assert len(tensors) == 3 * len(patches) > 0
+    assert len(tensors) == parts * len(patches) > 0
     assert set(case.model.clone().add_patches(patches)) == set(patches)
     (loaded,) = case.host.call("LoraLoaderModelOnly", model=case.model, lora_name=path.name, strength_model=1.0)
     assert torch.equal(case.predict(loaded), case.predict(case.wear(path.name, apply="patch weights")))
@@ -117,7 +118,7 @@ def test_peft_itself_puts_it_on_diffusers_unet3d(unet, lora_folder):
 
 @pytest.mark.parametrize("kind", ["temporal", "spatial"])
 def test_motiondirectors_pt_lists_are_worn(unet, lora_folder, kind):
-    reading, roles = unet.host.module("sma.lora_reading"), unet.host.module("sma.roles")
+    reading, roles = unet.host.module("sma.lora_motiondirector"), unet.host.module("sma.roles")
     network = unet.model.model.diffusion_model
     everything = roles.layers_of(network, "everything")
     sites = [name for name in everything if re.fullmatch(reading.SITES[kind], name)]
@@ -139,8 +140,9 @@ def test_motiondirectors_pt_lists_are_worn(unet, lora_folder, kind):
 
 
 def test_formats_that_do_not_fit_the_network_are_refused(wan, unet, lora_folder):
-    with pytest.raises(ValueError, match="for Wan, whose layers have other names in diffusers"):
-        saved(wan, lora_folder, motion_lora(wan), "diffusers (PEFT)")
+    whole = {"diffusion_model.blocks.0.self_attn.q.diff": torch.ones(128, 128)}
+    with pytest.raises(ValueError, match="holds differences of the whole weights of 1 layer, as VMC"):
+        saved(wan, lora_folder, whole, "diffusers (PEFT)")
     with pytest.raises(ValueError, match="0 of 92 layers lie in motion modules: this LoRA is for UNet3D"):
         saved(unet, lora_folder, motion_lora(unet), "AnimateDiff-Evolved")
 
@@ -154,3 +156,44 @@ def test_a_file_written_anew_is_loaded_anew(unet, lora_folder):
     os.utime(path, (1, 1))
     assert node.fingerprint_inputs(source=source) != first
     assert path.name in unet.host.module("nodes.host.paths").saved_loras()
+
+
+def test_an_alpha_of_the_files_metadata_is_applied_and_told(wan, lora_folder):
+    """Core applies such a file twice too strong."""
+    lora = {key: value for key, value in wan.lora().items() if not key.endswith(".alpha")}
+    halved = {key: value / 2 if key.endswith("lora_B.weight") else value for key, value in lora.items()}
+    metadata = {"format": "pt", "lora_adapter_metadata": json.dumps({"transformer.r": 4, "transformer.lora_alpha": 2})}
+    save_file(lora, lora_folder / "alpha_2.safetensors", metadata)
+    for apply, how in (("patch weights", "patched"), ("bypass", "bypassed")):
+        worn = wan.predict(wan.wear("alpha_2.safetensors", apply=apply))
+        assert wan.said[-1] == (
+            f"{len(lora)} of {len(lora)} keys applied (ComfyUI format, rank 4, alpha 2 from the file's metadata, {how})"
+        )
+        assert distance(worn, wan.predict(wan.wear(halved, apply=apply))) <= 1e-5
+    (core,) = wan.host.call("LoraLoaderModelOnly", model=wan.model, lora_name="alpha_2.safetensors", strength_model=1.0)
+    assert distance(wan.predict(core), wan.predict(wan.wear(lora))) <= 1e-5
+    assert distance(worn, wan.predict(core)) > 1e-3
+
+
+def test_pefts_settings_beside_its_file_are_read_and_no_others(wan, lora_folder):
+    lora = {key: value for key, value in wan.lora().items() if not key.endswith(".alpha")}
+    folder = lora_folder / "peft"
+    folder.mkdir()
+    save_file(lora, folder / "adapter_model.safetensors")
+    save_file(lora, folder / "other.safetensors")
+    count = f"{len(lora)} of {len(lora)} keys applied (ComfyUI format, rank 4, "
+    wan.wear("peft/adapter_model.safetensors")
+    assert wan.said[-1] == f"{count}patched)"
+    (folder / "adapter_config.json").write_text(json.dumps({"lora_alpha": 8, "r": 4, "use_rslora": True}))
+    worn = wan.predict(wan.wear("peft/adapter_model.safetensors"))
+    assert wan.said[-1] == f"{count}alpha 8 from adapter_config.json, rank-stabilised, patched)"
+    assert distance(worn, wan.predict(wan.wear(lora, strength=4.0))) <= 1e-4
+    wan.wear("peft/other.safetensors")
+    assert wan.said[-1] == f"{count}patched)"
+    # A link to elsewhere is not followed.
+    (folder / "adapter_config.json").unlink()
+    outside = lora_folder.parent / "adapter_config.json"
+    outside.write_text(json.dumps({"lora_alpha": 8}))
+    (folder / "adapter_config.json").symlink_to(outside)
+    wan.wear("peft/adapter_model.safetensors")
+    assert wan.said[-1] == f"{count}patched)"

@@ -68,7 +68,7 @@ def test_a_lora_of_a_failed_training_is_refused(wan):
 
 
 def test_files_that_are_no_loras_are_refused(unet, lora_folder):
-    with pytest.raises(ValueError, match=r"is no LoRA: its keys are like 'conv_in\.weight'"):
+    with pytest.raises(ValueError, match=r"is not a LoRA: its keys are like 'conv_in\.weight'"):
         unet.wear({"conv_in.weight": torch.ones(3)})
     layer = "diffusion_model.conv_in"
     for halves in ({f"{layer}.lora_A.weight": torch.ones(2, 4, 3, 3)}, {f"{layer}.alpha": torch.tensor(1.0)}):
@@ -160,7 +160,7 @@ def test_updates_that_only_the_host_knows_are_patched_and_counted(wan):
     ):
         wan.wear(wrong)
     with pytest.raises(
-        ValueError, match=r"is incomplete: it lacks 'diffusion_model.blocks.0.self_attn.q.lora_A.weight'"
+        ValueError, match=r"is incomplete: of blocks\.0\.self_attn\.q it lacks a factor\. Download or export it again"
     ):
         wan.wear({"diffusion_model.blocks.0.self_attn.q.lora_B.weight": draw(128, 2)})
 

@@ -206,9 +206,9 @@ def test_a_failing_evaluation_leaves_the_lora_switched_on(case, monkeypatch):
         ({"first_frame": 5, "last_frame": 4}, "first_frame is 5 and last_frame 4. Raise last_frame"),
         (
             {"first_frame": 1, "apply": "patch weights"},
-            "shall be worn on latent frames 1-end, and patched weights hold always",
+            "is to be worn on latent frames 1-end, and patched weights hold always",
         ),
-        ({"end_percent": 0.4, "apply": "patch weights"}, "shall be worn at 0-0.4 of the sampling"),
+        ({"end_percent": 0.4, "apply": "patch weights"}, "is to be worn at 0-0.4 of the sampling"),
     ],
 )
 def test_ranges_without_meaning_are_refused(case, limits, message):

@@ -30,6 +30,11 @@ def test_the_graph_runs(native_server, family):
     assert video_of(result, graph, native_server).stat().st_size > 1000
     (lora,) = (native_server.base / "output" / "loras").glob(f"{family}_step*")
     assert metadata_of(lora)["adapted"].startswith(FOUND[family])
+    with safe_open(lora, framework="pt") as file:
+        keys = list(file.keys())
+    # As other programs read it: see tests/sma/test_lora_peers.py.
+    assert {key.rpartition(".lora_")[2] for key in keys} == {"A.weight", "B.weight"}
+    assert any("img_attn_qkv" in key for key in keys) == (family == "hunyuan")
 
 
 def test_image_to_video_runs(native_server):

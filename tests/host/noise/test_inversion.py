@@ -174,12 +174,12 @@ def test_a_full_disk_costs_the_copy_only(host, load, said, monkeypatch, caplog):
 
     def full(tensors, path):
         path.write_bytes(b"half")
-        raise SafetensorError("No space left on device")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     with monkeypatch.context() as patch:
         patch.setattr(cache, "save_file", full)
         inverted = case.invert(steps=2)
-    assert "No space left" in caplog.text
+    assert "the disk is full" in caplog.text
     assert torch.equal(case.invert(steps=2), inverted) and said[-1].startswith("2 steps in")
 
 

@@ -179,3 +179,18 @@ def stop_at(host, monkeypatch):
         return name
 
     return run
+
+
+@pytest.fixture
+def cancel_at_2(host, monkeypatch):
+    import comfy.model_management as management
+
+    progress = host.module("nodes.host.progress")
+    update = progress.Progress.update
+
+    def cancelling(self, step, text, x0_hat):
+        update(self, step, text, x0_hat)
+        if step == 2:
+            management.interrupt_current_processing(True)
+
+    monkeypatch.setattr(progress.Progress, "update", cancelling)

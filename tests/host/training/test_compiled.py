@@ -64,3 +64,31 @@ def test_nothing_is_compiled_and_the_lora_is_the_same(host, wan_case, compile, b
     assert lora.keys() == expected.keys() and all(torch.equal(lora[key], expected[key]) for key in expected)
     sample(host, wan_case, compiled)
     assert backend.graphs > 0
+
+
+def test_a_compiled_network_samples_with_what_was_trained_through_it(host, wan_case, compile):
+    """Sampled, trained and sampled again, the second training on top of the first LoRA, which is on the network meanwhile."""
+    compiled = compile("block")
+    base = sample(host, wan_case, compiled)
+    assert torch.equal(base, sample(host, wan_case, wan_case.model))
+
+    def wear(model, lora):
+        limits = {"start_percent": 0.0, "end_percent": 1.0, "first_frame": 0, "last_frame": -1}
+        source = {"source": "trained", "lora": lora}
+        (worn,) = host.call("SMA_LoadMotionLoRA", model=model, source=source, strength=2.0, apply="bypass", **limits)
+        return worn
+
+    first, _ = wan_case.train(model=compiled, steps=2)
+    behind, plain = wear(compiled, first), wear(wan_case.model, first)
+    expected = sample(host, wan_case, plain)
+    assert not torch.equal(expected, base)
+    assert torch.equal(sample(host, wan_case, behind), expected)
+    second, losses = wan_case.train(model=behind, steps=2)
+    expected_second, expected_losses = wan_case.train(model=plain, steps=2)
+    assert losses == expected_losses
+    assert all(torch.equal(second[key], expected_second[key]) for key in expected_second)
+    assert torch.equal(sample(host, wan_case, behind), expected)
+    both = sample(host, wan_case, wear(plain, second))
+    assert not torch.equal(both, expected)
+    assert torch.equal(sample(host, wan_case, wear(behind, second)), both)
+    assert torch.equal(sample(host, wan_case, compiled), base)

@@ -130,26 +130,20 @@ def test_whole_weights_are_trained_saved_and_worn_as_trained(host, case, fixed_d
 
     trained, base = case.inside(case.model, as_trained), case.forward(case.model)
     assert (trained - base).abs().max() > 1e-3
-    for node, inputs in (
-        ("LoraModelLoader", {"lora": lora, "strength_model": 1.0}),
-        (
-            "SMA_LoadMotionLoRA",
-            {
-                "source": {"source": "trained", "lora": lora},
-                "strength": 1.0,
-                "start_percent": 0.0,
-                "end_percent": 1.0,
-                "first_frame": 0,
-                "last_frame": -1,
-                "apply": "auto",
-            },
-        ),
+    ranges = {"start_percent": 0.0, "end_percent": 1.0, "first_frame": 0, "last_frame": -1, "apply": "auto"}
+    to_format = host.module("sma.lora_formats").to_format
+    for tensors in (lora, to_format(lora, "comfyui").tensors, to_format(lora, "kohya").tensors):
+        source = {"source": "trained", "lora": tensors}
+        (core,) = host.call("LoraModelLoader", model=case.model, lora=tensors, strength_model=1.0)
+        (ours,) = host.call("SMA_LoadMotionLoRA", model=case.model, source=source, strength=1.0, **ranges)
+        for worn in (core, ours):
+            assert (case.forward(worn) - trained).abs().max() <= 1e-4
+    for format in ("ComfyUI", "kohya"):
+        host.call("SMA_SaveMotionLoRA", lora=lora, filename_prefix="whole", format=format)
+    with pytest.raises(
+        ValueError, match=f"the whole weights of {len(lora)} layers, as VMC .* Save it in the ComfyUI or kohya format"
     ):
-        (worn,) = host.call(node, model=case.model, **inputs)
-        assert (case.forward(worn) - trained).abs().max() <= 1e-4
-    host.call("SMA_SaveMotionLoRA", lora=lora, filename_prefix="whole")
-    with pytest.raises(ValueError, match="not as Train Motion LoRA writes them|Save it in the ComfyUI format"):
-        host.call("SMA_SaveMotionLoRA", lora=lora, filename_prefix="whole", format="kohya")
+        host.call("SMA_SaveMotionLoRA", lora=lora, filename_prefix="whole", format="diffusers (PEFT)")
 
 
 def test_gradients_of_whole_weights_agree_with_finite_differences(host, case):

@@ -14,10 +14,7 @@ import torch
         ({"layers": {"layers": "regular expression", "pattern": "nothing.like.it"}}, "0 of"),
         ({"layers": {"layers": "regular expression", "pattern": "("}}, "regular expression"),
         ({"resume_from": "../../secret"}, "no training state"),
-        (
-            {"noise_low": 0.5, "noise_high": 0.5},
-            "noise_low is 0.5 and noise_high 0.5; no noise level lies between. Raise noi",
-        ),
+        ({"noise_low": 0.9, "noise_high": 0.1}, "noise_low is 0.9 and noise_high 0.1; no noise level lies between"),
         ({"layers": {"layers": "regular expression", "pattern": "([a-z0-9_.]+)+!"}}, "0 of"),
         ({"layers": {"layers": "regular expression", "pattern": "a{99999999999}"}}, "a count in it is too large"),
     ],
@@ -121,10 +118,7 @@ def test_conditioning_of_a_part_is_refused(host, case):
 def test_a_prefix_that_leads_outside_is_refused_before_training(host, case, monkeypatch):
     monkeypatch.setattr(host.module("nodes.train"), "train", lambda *_, **__: pytest.fail("trained"))
     for prefix in ("../outside", "../../outside"):
-        with pytest.raises(ValueError, match="leads out of output/spectral_motion"):
-            case.train(save_prefix=prefix)
-    for prefix in ("", ".", "sub/..", "a\0b"):
-        with pytest.raises(ValueError, match="names no file; choose a plain name"):
+        with pytest.raises(ValueError, match="leads out of its folder"):
             case.train(save_prefix=prefix)
 
 
@@ -185,18 +179,6 @@ def test_cancel_is_heard_inside_backward(host, case, monkeypatch):
     assert not reached
 
 
-def test_a_full_disk_does_not_replace_the_cancel(host, case, cancel_at_2, said, monkeypatch):
-    import comfy.model_management as management
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(host.module("nodes.training_run"), "save_state", full)
-    with pytest.raises(management.InterruptProcessingException):
-        case.train()
-    assert any("could not be saved: [Errno 28] No space left" in line for line in said)
-
-
 def test_denoising_looks_inside_the_noise_mask_only(host, case):
     (loss,) = host.call("SMA_AlignmentLoss", method={"method": "denoising"})
     samples = case.learning["latent"]["samples"]
@@ -214,18 +196,3 @@ def test_denoising_looks_inside_the_noise_mask_only(host, case):
         case.train(latent={"samples": samples, "noise_mask": 0 * everywhere}, motion_loss=loss)
     with pytest.raises(ValueError, match=r"noise mask is \[0, 16, 16\], without any value"):
         case.train(latent={"samples": samples, "noise_mask": torch.ones(0, 16, 16)}, motion_loss=loss)
-
-
-@pytest.fixture
-def cancel_at_2(host, monkeypatch):
-    import comfy.model_management as management
-
-    progress = host.module("nodes.host.progress")
-    update = progress.Progress.update
-
-    def cancelling(self, step, text, x0_hat):
-        update(self, step, text, x0_hat)
-        if step == 2:
-            management.interrupt_current_processing(True)
-
-    monkeypatch.setattr(progress.Progress, "update", cancelling)

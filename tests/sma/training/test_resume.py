@@ -187,7 +187,8 @@ def test_failure_within_a_step_keeps_the_state_to_go_on_from(make_toy, meddle, e
 def test_run_that_overflowed_goes_on_from_the_kept_state_at_a_lower_learning_rate(make_toy, good_steps):
     start = make_toy().train(steps=good_steps, learning_rate=0.02).state if good_steps else None
     kept = []
-    with pytest.raises(NonFiniteLoss, match=f"in step {good_steps + 2}; the state after step {good_steps} was"):
+    kept_words = "the state after step 3 was kept" if good_steps else "no step before it can be kept"
+    with pytest.raises(NonFiniteLoss, match=f"in step {good_steps + 2}; {kept_words}. Lower the learning rate"):
         make_toy().train(steps=8, learning_rate=1e25, state=start, on_stop=kept.append)
     (state,) = kept
     assert state.step == good_steps
@@ -202,7 +203,9 @@ def test_run_that_fails_in_its_first_step_keeps_the_state_it_started_from(make_t
         toy, kept = make_toy(), []
         fresh = toy.adapter.state_dict()
         toy.meddle = lambda number, answer: answer * torch.nan
-        with pytest.raises(NonFiniteLoss, match=f"the state after step {state.step if state else 0} was kept"):
+        # Before the first step no learning rate has played a part.
+        said = "in step 3; the state after step 2 was kept" if state else "in step 1, before anything was learned"
+        with pytest.raises(NonFiniteLoss, match=said):
             toy.train(state=state, on_stop=kept.append)
         expected = fresh if state is None else state.adapter
         assert kept[0].step == (0 if state is None else 2)
