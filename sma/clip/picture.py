@@ -14,6 +14,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from .contents import GIF, WEBP, what_it_is
 from .depth import FLOAT, ORIENTATION, PHOTOMETRIC, UNSIGNED, WHITE_IS_ZERO, levels, tiff_depth
+from .limits import MOST_PIXELS
 from .tiff import read_tiff
 
 # What Pillow raises for a file that is cut short or damaged.
@@ -45,7 +46,7 @@ def read_picture(path: Path) -> np.ndarray:
         samples, orientation = _tiff(path, error)
         return _upright(_over_black(samples), orientation)
     except Image.DecompressionBombError as error:
-        raise ValueError("has more pixels than Pillow opens. Save it smaller.") from error
+        raise ValueError(f"has more than {MOST_PIXELS // 10**6} million pixels. Save it smaller.") from error
     except DAMAGE as error:
         if isinstance(error, OSError) and error.errno:  # the system's; Pillow's have no number
             raise UnreadablePicture(f"cannot be opened: {error.strerror}.") from error
