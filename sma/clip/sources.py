@@ -7,12 +7,15 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import av
+from PIL import Image
 
+from ..checks import check_regular
 from .animation import open_animation
 from .contents import GIF, WEBP, what_it_is
 from .film import Damaged, Film
 from .folder import open_folder
 from .formats import WHAT_IS_A_CLIP
+from .limits import too_large
 from .video import open_video
 
 
@@ -27,10 +30,13 @@ def open_film(path: Path, *, start: float, folder_fps: float, damaged: Damaged =
         damaged: "refuse" raises at a damaged frame or image, "skip" passes it over and tells.
 
     Raises:
-        ValueError: the path holds no film; the message says what it is. av.FFmpegError, OSError: it cannot be decoded.
+        ValueError: the path holds no film, and the message says what it is; or pictures too large to open. av.FFmpegError, OSError: it
+            cannot be decoded.
     """
+    if not path.is_dir():
+        check_regular(path)
     what = "" if path.is_dir() else what_it_is(path)
-    with ExitStack() as stack:
+    with ExitStack() as stack, _bounded_pictures(path.name):
         try:
             film = stack.enter_context(_reader(path, what, start, folder_fps, damaged))
         except (av.FFmpegError, OSError) as error:
@@ -41,6 +47,14 @@ def open_film(path: Path, *, start: float, folder_fps: float, damaged: Damaged =
                 raise ValueError(f"{path.name} is cut short or damaged. Save it anew, as mp4.") from error
             raise ValueError(f"{path.name} is {what}. Choose {WHAT_IS_A_CLIP}.") from error
         yield film
+
+
+@contextmanager
+def _bounded_pictures(name: str) -> Iterator[None]:
+    try:
+        yield
+    except Image.DecompressionBombError as error:  # a gif may grow with any frame
+        raise too_large(name, "too many pixels") from error
 
 
 def _reader(path: Path, what: str, start: float, folder_fps: float, damaged: Damaged) -> AbstractContextManager[Film]:
