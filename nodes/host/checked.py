@@ -53,12 +53,10 @@ def checked(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
         except Exception as error:  # noqa: BLE001  the last resort; what the host handles passes
             if _is_ours(error) or _is_the_hosts(error):
                 raise
-            logger.exception("%s stopped on an unexpected error", name)
-            if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
-                raise MemoryError(
-                    f"{name} needs more memory than there is. Use fewer frames or pixels, or a smaller model."
-                ) from None
-            raise RuntimeError(_in_one_line(name, error)) from None
+            # As text, and raised from outside: whatever keeps the error keeps the model that its traceback leads to.
+            logger.error("%s stopped on an unexpected error\n%s", name, traceback.format_exc())
+            failure = _failure(name, error)
+        raise failure
 
     node.execute = classmethod(run)
     return node
@@ -82,14 +80,18 @@ def _is_the_hosts(error: Exception) -> bool:
     return is_oom(error) if is_oom else isinstance(error, management.OOM_EXCEPTION)
 
 
-def _in_one_line(name: str, error: Exception) -> str:
+def _failure(name: str, error: Exception) -> Exception:
+    """What the page is shown in place of an error, in one line and without paths of the server."""
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+        return MemoryError(f"{name} needs more memory than there is. Use fewer frames or pixels, or a smaller model.")
     if isinstance(error, OSError) and error.strerror:
         file = f" {shown(Path(error.filename).name)}" if isinstance(error.filename, str) else " a file"
-        return f"{name} could not use{file} ({error.strerror.lower()}). Look at its permissions and at the free space."
+        reason = error.strerror.lower()
+        return RuntimeError(f"{name} could not use{file} ({reason}). Look at its permissions and at the free space.")
     said = " ".join(str(error).split())
     said = _PATH.sub("", _QUOTED_PATH.sub(r"\1\2\1", said))
     said = f"{type(error).__name__}: {said[:200]}{'...' if len(said) > 200 else ''}" if said else type(error).__name__
-    return (
+    return RuntimeError(
         f"{name} stopped on an unexpected error ({said}). The log has the details; please report them at {REPORT_AT} "
         f"(Spectral Motion {__version__})."
     )

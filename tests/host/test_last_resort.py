@@ -49,7 +49,8 @@ def test_an_error_of_any_kind_becomes_one_line_and_its_traceback_goes_to_the_log
         f"them at {checked.REPORT_AT} (Spectral Motion {version})."
     )
     assert "in raiser" in caplog.text
-    assert caught.value.__suppress_context__  # the host writes the rest into its answer
+    # What held the first error would hold the model that its traceback leads to.
+    assert caught.value.__context__ is None and not any(record.exc_info for record in caplog.records)
 
 
 def test_the_address_is_that_of_the_repository(host):

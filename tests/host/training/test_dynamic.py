@@ -72,7 +72,7 @@ def test_the_second_copy_goes_after_a_cancel_and_after_an_error(host, case, dyna
         raise ValueError("no memory")
 
     monkeypatch.setattr(host.module("nodes.train"), "train", fail)
-    with pytest.raises(ValueError, match="no memory"):
+    with pytest.raises(RuntimeError, match="unexpected error .ValueError: no memory"):
         case.train(model=model)
     assert model.non_dynamic_delegate_model is None and len(dynamic.copies) == 2 and not alive(dynamic)
 
