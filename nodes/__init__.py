@@ -8,7 +8,7 @@ from typing_extensions import override
 from .animatediff import LoadAnimateDiffModel
 from .clip import EmptyVideoLatent, LoadMotionClip
 from .configs import LoadOfficialConfig
-from .host.choices import check_choices
+from .host.checked import checked
 from .host.clips import serve_clips
 from .host.kept_reports import add_route
 from .inversion import InvertClip
@@ -22,7 +22,7 @@ from .train import TrainMotionLoRA
 from .wear import LoadMotionLoRA
 
 NODES = [
-    check_choices(node)
+    checked(node)
     for node in (
         LoadMotionClip,
         EmptyVideoLatent,

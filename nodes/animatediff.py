@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import folder_paths
 from comfy_api.latest import io
 
 from ..sma.networks.animatediff_norms import FORMS
 from .host import animatediff
-from .host.diffusers_folder import model_folders
-from .host.paths import or_hint
+from .host.diffusers_folder import offered_folders
+from .host.lists import offered, offered_host_files
 from .host.report import Report
 from .host.wrapped import STORAGE
 
@@ -36,9 +35,7 @@ class LoadAnimateDiffModel(io.ComfyNode):
                             [
                                 io.Combo.Input(
                                     "checkpoint",
-                                    options=or_hint(
-                                        folder_paths.get_filename_list("checkpoints"), "models/checkpoints"
-                                    ),
+                                    options=offered_host_files("checkpoints"),
                                     tooltip="A single file in models/checkpoints.",
                                 )
                             ],
@@ -48,7 +45,7 @@ class LoadAnimateDiffModel(io.ComfyNode):
                             [
                                 io.Combo.Input(
                                     "folder",
-                                    options=or_hint(model_folders("UNet2DConditionModel"), "models/diffusers"),
+                                    options=offered_folders("UNet2DConditionModel"),
                                     tooltip="A folder in models/diffusers with unet, vae, text_encoder and scheduler in it.",
                                 )
                             ],
@@ -57,7 +54,7 @@ class LoadAnimateDiffModel(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "motion_module",
-                    options=or_hint(animatediff.motion_modules(), "models/animatediff_models"),
+                    options=offered("models/animatediff_models", animatediff.motion_modules),
                     tooltip="A file in models/animatediff_models, such as v3_sd15_mm.ckpt or mm_sd_v15_v2.ckpt, or a MotionAdapter folder in "
                     "models/diffusers. v1 modules take at most 24 frames, v2 and v3 take 32.",
                 ),

@@ -15,6 +15,7 @@ from ..sma.clip.formats import FILM_SUFFIXES
 from ..sma.clip.size import ClipSize
 from ..sma.stillness import still_warning
 from .host import clips
+from .host.memory import check_room, free_memory
 from .host.report import Report
 from .host.rules import family_of_model
 from .host.vae import frame_counts, nearest_side, what_it_leaves_out
@@ -197,6 +198,7 @@ class LoadMotionClip(io.ComfyNode):
             crop=crop,
             folder_fps=folder_fps,
             damaged="skip" if skip_damaged else "refuse",
+            memory=free_memory(torch.device("cpu")),
         )
         path = clips.find(file)
         clip = read_clip(path, request) if model is None else read_snapped(path, request, family_of_model(model))
@@ -270,6 +272,7 @@ class EmptyVideoLatent(io.ComfyNode):
                 raise ValueError(f"{side} is {pixels}; this VAE needs multiples of {factor}. Use {near}.")
         frames, decoded = frame_counts(vae, frame_count)
         shape = (batch_size, vae.latent_channels, frames, height // factor, width // factor)
+        check_room(shape, vae.output_device, "an empty latent", "frame_count, width, height or batch_size")
         latent = torch.zeros(shape, device=vae.output_device)
         short = "" if decoded == frame_count else f" ({frame_count} asked; this VAE cannot make that number)"
         report.tell(f"{decoded} frames, {width}x{height}{short}")

@@ -5,21 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 
 import folder_paths
-import yaml
 from comfy_api.latest import io
 
+from ..sma.checks import shown
 from ..sma.configs import official_config
+from .host.lists import offered
 from .host.paths import chosen_path
 from .host.report import Report
+from .host.yaml_files import read_yaml
 from .types import MotionLossSocket
-
-_NONE = "nothing found in input"
 
 
 def _files() -> list[str]:
     folder = Path(folder_paths.get_input_directory())
     files = folder.iterdir() if folder.is_dir() else ()
-    return sorted(path.name for path in files if path.suffix.lower() in (".yml", ".yaml") and path.is_file())
+    named = [path for path in files if path.suffix.lower() in (".yml", ".yaml") and path.is_file()]
+    return sorted(path.name for path in named if not path.is_symlink() or chosen_path(path.name))
+
+
+def _absent(file: str) -> str:
+    return f"There is no config {shown(file)} in ComfyUI's input folder. Put the .yml file there and pick it."
 
 
 class LoadOfficialConfig(io.ComfyNode):
@@ -34,7 +39,7 @@ class LoadOfficialConfig(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=_files() or [_NONE],
+                    options=offered("input", _files),
                     tooltip="A .yml or .yaml file in ComfyUI's input folder. Press R to refresh the list.",
                 ),
                 io.Combo.Input(
@@ -63,23 +68,24 @@ class LoadOfficialConfig(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, file: str | None = None) -> bool | str:
-        if file is None or ((path := chosen_path(file)) and path.is_file()):
+        if file is None or ((path := chosen_path(file)) and not path.is_dir()):
             return True
-        return f"There is no config {file!r} in ComfyUI's input folder. Put the .yml file there and pick it."
+        return _absent(file)
 
     @classmethod
     def fingerprint_inputs(cls, file: str | None = None, **_) -> float:
         """A file that was written anew under its old name is read anew."""
-        return Path(folder_paths.get_annotated_filepath(file)).stat().st_mtime if file else 0.0
+        try:
+            return path.stat().st_mtime if (path := chosen_path(file)) else 0.0
+        except OSError:  # gone, which execute says
+            return 0.0
 
     @classmethod
     def execute(cls, file: str, compare: str) -> io.NodeOutput:
         report = Report(cls.hidden.unique_id)
-        try:
-            content = yaml.safe_load(Path(folder_paths.get_annotated_filepath(file)).read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{file} is no YAML file: {error}. Choose a .yml of the official configs.") from error
-        config = official_config(content)
+        if (path := chosen_path(file)) is None:
+            raise ValueError(_absent(file))
+        config = official_config(read_yaml(path, path.name))
         report.tell(config.describe())
         loss = config.motion_loss("output" if compare == "network output" else "noise")
         return io.NodeOutput(loss, config.prompt, config.steps, config.learning_rate, config.seed, ui=report.ui())

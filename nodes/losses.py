@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
+from ..sma.checks import shown
 from ..sma.losses import Debiased, Denoising, MotionLoss, ResidualCosine, WeightedTerm, spectral_terms
 from ..sma.spectral import OFFICIAL, OUTPUT, PAPER, REPAIRED, SpectralSettings
 from .host.report import Report
@@ -285,4 +286,6 @@ def _numbers(text: str) -> tuple[float, ...] | None:
     try:
         return tuple(float(part) for part in parts) or None
     except ValueError as error:
-        raise ValueError(f"level_weights is {text!r}; it must be numbers with commas, such as 1, 1, 0.5.") from error
+        raise ValueError(
+            f"level_weights is {shown(text)}; it must be numbers with commas, such as 1, 1, 0.5."
+        ) from error

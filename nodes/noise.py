@@ -11,6 +11,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..sma import noise as starts
+from ..sma.finite import check_finite
 from .host.noise import fresh_noise
 
 BLEND = "blend (MotionDirector)"
@@ -59,6 +60,10 @@ class MotionNoise(io.ComfyNode):
 
     @classmethod
     def execute(cls, inverted: dict, seed: int, method: dict[str, Any], renormalise: bool) -> io.NodeOutput:
+        if isinstance(inverted["samples"], Tensor):  # what else there is, the fitting to the new video refuses
+            if not inverted["samples"].numel():
+                raise ValueError("The inverted latent holds no value. Invert the clip again.")
+            check_finite("The inverted latent", inverted["samples"], "Invert the clip again.")
         widgets = {name: value for name, value in method.items() if name != "method"}
         return io.NodeOutput(_Start(seed, inverted["samples"], _mixture(method["method"], **widgets), renormalise))
 

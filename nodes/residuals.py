@@ -48,7 +48,11 @@ class MotionResiduals(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip: Tensor | dict[str, Any]) -> io.NodeOutput:
-        _check_finite(clip if isinstance(clip, Tensor) else clip["samples"])
+        values = clip if isinstance(clip, Tensor) else clip["samples"]
+        _check_finite(values)
+        height, width = values.shape[1:3] if isinstance(clip, Tensor) else values.shape[-2:]
+        if min(height, width) < 2:
+            raise ValueError(f"The clip has {width}x{height} pixels; its spectrum needs 2 each way. Use a larger clip.")
         if isinstance(clip, Tensor):
             clip = clip[..., :3]  # no transparency, as VAE Encode takes frames
             signed = frame_residuals(clip.movedim(-1, 0)[None])  # [F, H, W, C] to [1, C, F-1, H, W]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import folder_paths
 from comfy_api.latest import io
 
 from ..sma.networks.unet3d import DEFAULT_FPS
 from .host import text_to_video
-from .host.diffusers_folder import model_folders
-from .host.paths import or_hint
+from .host.diffusers_folder import offered_folders
+from .host.lists import host_file, offered_host_files
 from .host.report import Report
 from .host.wrapped import STORAGE
 
@@ -20,12 +18,7 @@ FILES = "single files"
 
 
 def _file(input_id: str, folder: str, tooltip: str) -> io.Input:
-    names = or_hint(folder_paths.get_filename_list(folder), f"models/{folder}")
-    return io.Combo.Input(input_id, options=names, tooltip=tooltip)
-
-
-def _path(folder: str, name: str) -> Path:
-    return Path(folder_paths.get_full_path_or_raise(folder, name))
+    return io.Combo.Input(input_id, options=offered_host_files(folder), tooltip=tooltip)
 
 
 class LoadTextToVideoModel(io.ComfyNode):
@@ -48,7 +41,7 @@ class LoadTextToVideoModel(io.ComfyNode):
                             [
                                 io.Combo.Input(
                                     "folder",
-                                    options=or_hint(model_folders(*text_to_video.NETWORKS), "models/diffusers"),
+                                    options=offered_folders(*text_to_video.NETWORKS),
                                     tooltip="A folder with model_index.json, unet, vae, text_encoder and scheduler that you copied "
                                     "into ComfyUI's models/diffusers. Prediction and betas are read from its scheduler.",
                                 )
@@ -114,9 +107,9 @@ class LoadTextToVideoModel(io.ComfyNode):
             loaded = text_to_video.load_folder(source["folder"], dtype, fps)
         else:
             loaded = text_to_video.load_files(
-                _path("diffusion_models", source["diffusion_model"]),
-                _path("text_encoders", source["text_encoder"]),
-                _path("vae", source["vae"]),
+                host_file("diffusion_models", source["diffusion_model"]),
+                host_file("text_encoders", source["text_encoder"]),
+                host_file("vae", source["vae"]),
                 source["prediction"],
                 dtype,
                 fps,

@@ -10,6 +10,7 @@ from comfy_api.latest import io
 
 from ..sma import __version__, roles
 from ..sma.files import MotionLoRA, load_state, state_about
+from ..sma.finite import check_state
 from ..sma.image_pass import image_pass
 from ..sma.lora import attach
 from ..sma.losses import MotionLoss
@@ -59,6 +60,8 @@ class TrainMotionLoRA(io.ComfyNode):
         options = TrainingOptions(**widgets)
         state_file = None if options.resume_from == NEW_RUN else paths.state_path(options.resume_from)
         state = load_state(state_file) if state_file else None
+        if state is not None:
+            check_state(state, options.resume_from)
         node_id = cls.hidden.unique_id
 
         def job(host: HostDenoiser) -> tuple[MotionLoRA, list[float]]:

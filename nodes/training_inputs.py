@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..sma import roles
 from .host import paths
+from .host.lists import Offered, offered
 from .types import MotionLossSocket
 
 NEW_RUN = "start anew"
@@ -13,6 +14,10 @@ BY_PATTERN = "regular expression"
 ONE_MODEL = "one model for all noise"
 ONE_ADAPTER, DUAL_PATH = "one adapter", "dual path (MotionDirector)"
 LORA, FULL = "LoRA", "full weights (VMC)"
+
+
+def _resumable() -> Offered:
+    return Offered([NEW_RUN, *offered("output/spectral_motion", paths.saved_states, hint=False)])
 
 
 def model_inputs() -> list[io.Input]:
@@ -47,7 +52,7 @@ def main_inputs() -> list[io.Input]:
                         io.String.Input(
                             "pattern",
                             default=r".*attn.*",
-                            tooltip="Must match a module's whole name below diffusion_model.",
+                            tooltip="Must match a module's whole name below diffusion_model. At most 2000 characters; no references back.",
                         )
                     ],
                 ),
@@ -90,7 +95,7 @@ def main_inputs() -> list[io.Input]:
         ),
         io.Combo.Input(
             "resume_from",
-            options=[NEW_RUN, *paths.saved_states()],
+            options=_resumable(),
             tooltip="Continues a run that was cancelled, failed or saved. Press R to refresh the list.",
         ),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .host import paths
+from .host.lists import offered
 from .host.moved import watch
 from .host.report import Report
 from .host.wear import AUTO, BYPASS, PATCH, LoRASource, read_source, wear
@@ -33,7 +34,7 @@ class LoadMotionLoRA(io.ComfyNode):
                             [
                                 io.Combo.Input(
                                     "file",
-                                    options=paths.or_hint(paths.saved_loras(), "models/loras and output/loras"),
+                                    options=offered("models/loras and output/loras", paths.saved_loras),
                                     tooltip="A LoRA under models/loras or output/loras. Pickles (.pt, .ckpt, .bin) are read without running "
                                     "code.",
                                 )

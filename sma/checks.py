@@ -3,8 +3,49 @@
 from __future__ import annotations
 
 import math
+import os
+import reprlib
+import stat
 from numbers import Integral
+from pathlib import Path
 from typing import Any, get_args
+
+
+class _Short(reprlib.Repr):
+    """Writes values on one line of bounded length, without walking through all of a large or self-containing one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 3
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = 4
+        self.maxstring = self.maxlong = self.maxother = 60
+
+    def repr_int(self, x: int, level: int) -> str:
+        # Python refuses to write out very long numbers.
+        return repr(x) if x.bit_length() <= 200 else f"a number of {math.ceil(x.bit_length() * math.log10(2))} digits"
+
+
+def shown(value: object) -> str:
+    """Write a value for a message: on one line, about 100 characters at most."""
+    text = " ".join(_Short().repr(value).split())
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def check_regular(path: Path) -> None:
+    """Refuse what is no plain file: a pipe or a device could keep its reader waiting for ever.
+
+    Raises:
+        ValueError: it is something else, it is gone, or it may not be read.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path.name} is gone or out of reach. Put it back, or choose another file.") from error
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise ValueError(f"{path.name} is {kind}; a plain file is needed. Choose another.")
+    if not os.access(path, os.R_OK):
+        raise ValueError(f"{path.name} may not be read by ComfyUI. Change its permissions.")
 
 
 def check_option(name: str, value: object, options: Any) -> None:
@@ -17,8 +58,8 @@ def check_option(name: str, value: object, options: Any) -> None:
         raise ValueError(f"Unknown {name} {value!r}; use one of {', '.join(get_args(options))}.")
 
 
-def check_whole(name: str, value: object, least: int) -> None:
-    """Refuse what is no whole number, or one that is too small.
+def check_whole(name: str, value: object, least: int, most: int | None = None) -> None:
+    """Refuse what is no whole number, or one that is too small or too large.
 
     Raises:
         ValueError: names the value and the need.
@@ -27,6 +68,8 @@ def check_whole(name: str, value: object, least: int) -> None:
         raise ValueError(f"{name} is {value!r}; it must be a whole number.")
     if value < least:
         raise ValueError(f"{name} is {value}; it must be at least {least}.")
+    if most is not None and value > most:
+        raise ValueError(f"{name} is {shown(value)}; it must be at most {most}.")
 
 
 def check_weight(name: str, value: float) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from .checks import shown
 from .losses import MotionLoss, ResidualCosine, Space, WeightedTerm, spectral_terms
-from .spectral import OFFICIAL, SpectralSettings
+from .spectral import MOST_LEVELS, OFFICIAL, SpectralSettings
 
 # What SMA's script alone takes or saves: a file with one of these is SMA's, whatever else it leaves out.
 _SMA = {
@@ -24,6 +25,12 @@ _KNOWN = {*_SMA, *_ELSEWHERE, "train_steps", "lr", "seed", "num_inv_steps", "tra
 # What the official scripts take where a file is silent; the published files say 75 inversion steps.
 _SMA_STEPS, _VMC_STEPS, _RATE, _SEED, _INVERSION_STEPS = 500, 400, 3e-5, 12345, 30
 _GLOBAL, _LOCAL, _LEVELS = 0.5, 0.2, 2
+# The widgets that the numbers come to have the same bounds; levels halve the frames each.
+_MOST = {
+    **dict.fromkeys(("ld_global", "ld_local", "ld_levels"), 100),
+    **{"train_steps": 100_000, "lr": 1, "seed": 2**64 - 1, "num_inv_steps": 1000, "num_levels": MOST_LEVELS},
+}
+_LONGEST_PROMPT = 10_000
 _TRAINED = {".to_q", ".to_k", ".to_v"}
 _LOSS = "cos-res-freg"
 
@@ -85,15 +92,22 @@ def official_config(content: Any) -> OfficialConfig:
         raise ValueError(
             "The file is no config of SMA or VMC: it has no train_steps and no train_dataset. Choose a .yml of their configs."
         )
-    if strange := sorted(map(str, content.keys() - _KNOWN)):
+    if strange := sorted(shown(key).strip("'") for key in content.keys() - _KNOWN):
+        more = f" and {len(strange) - 5} others" if len(strange) > 5 else ""
         raise ValueError(
-            f"The config has {', '.join(strange)}, which neither SMA nor VMC knows; remove what is not theirs."
+            f"The config has {', '.join(strange[:5])}{more}, which neither SMA nor VMC knows; remove what is not theirs."
         )
     modules = content.get("trainable_modules", sorted(_TRAINED))
-    if not isinstance(modules, Sequence) or isinstance(modules, str) or set(map(str, modules)) != _TRAINED:
-        raise ValueError(f"trainable_modules is {modules!r}; here it must be .to_q, .to_k and .to_v, as published.")
+    if (
+        not isinstance(modules, Sequence)
+        or isinstance(modules, str)
+        or {m for m in modules if isinstance(m, str)} != _TRAINED
+    ):
+        raise ValueError(
+            f"trainable_modules is {shown(modules)}; here it must be .to_q, .to_k and .to_v, as published."
+        )
     if content.get("loss_mode", [_LOSS]) != [_LOSS]:
-        raise ValueError(f"loss_mode is {content['loss_mode']!r}; only [{_LOSS!r}] is known.")
+        raise ValueError(f"loss_mode is {shown(content['loss_mode'])}; only [{_LOSS!r}] is known.")
     spectral = None if _SMA.isdisjoint(content) else _spectral(content)
     return OfficialConfig(
         spectral=spectral,
@@ -108,8 +122,8 @@ def official_config(content: Any) -> OfficialConfig:
 def _spectral(content: Mapping[str, Any]) -> SpectralSettings:
     weights = content.get("ld_levels")
     if weights is not None:
-        if not isinstance(weights, Sequence) or isinstance(weights, str):
-            raise ValueError(f"ld_levels is {weights!r}; it must be a list of numbers.")
+        if not isinstance(weights, Sequence) or isinstance(weights, str) or len(weights) > _MOST["num_levels"] + 1:
+            raise ValueError(f"ld_levels is {shown(weights)}; it must be a list of numbers, one more than num_levels.")
         weights = tuple(_number({"ld_levels": weight}, "ld_levels", None) for weight in weights)
     return replace(
         OFFICIAL,
@@ -123,27 +137,33 @@ def _spectral(content: Mapping[str, Any]) -> SpectralSettings:
 def _prompt(content: Mapping[str, Any]) -> str:
     data = content.get("train_dataset", {})
     if not isinstance(data, Mapping):
-        raise ValueError(f"train_dataset is {data!r}; it must hold the prompt and the frames.")
+        raise ValueError(f"train_dataset is {shown(data)}; it must hold the prompt and the frames.")
     prompt = content.get("train_prompt", data.get("prompt", ""))
-    if not isinstance(prompt, str):
-        raise ValueError(f"The training prompt is {prompt!r}; it must be text.")
+    if not isinstance(prompt, str) or len(prompt) > _LONGEST_PROMPT:
+        raise ValueError(
+            f"The training prompt is {shown(prompt)}; it must be text of {_LONGEST_PROMPT} characters at most."
+        )
     return prompt
 
 
 def _number(content: Mapping[str, Any], name: str, default: float | None) -> float:
-    value = content.get(name, default)
+    value, most = content.get(name, default), _MOST[name]
     try:
         # YAML 1.1 takes 1e-4 for text.
         number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
-    if not 0 <= number < math.inf:
-        raise ValueError(f"{name} is {value!r}; it must be a number of 0 or above.")
+    if not 0 <= number <= most:
+        raise ValueError(f"{name} is {shown(value)}; it must be a number from 0 to {most}. Correct it in the config.")
     return number
 
 
 def _whole(content: Mapping[str, Any], name: str, default: int | None, least: int = 1) -> int:
-    number = _number(content, name, default)
-    if number != int(number) or number < least:
-        raise ValueError(f"{name} is {content.get(name)!r}; it must be a whole number of at least {least}.")
+    value, most = content.get(name, default), _MOST[name]
+    # Not by way of a float where it is whole already: seeds have more digits.
+    number = value if isinstance(value, int) and not isinstance(value, bool) else _number(content, name, default)
+    if not least <= number <= most or number != int(number):
+        raise ValueError(
+            f"{name} is {shown(value)}; it must be a whole number from {least} to {most}. Correct it in the config."
+        )
     return int(number)

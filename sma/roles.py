@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from . import blocks, variants
+from .checks import shown
 from .lora import is_adaptable
+from .patterns import NamePattern
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,25 +214,21 @@ def layers_of(network: nn.Module, role: str) -> list[str]:
         raise ValueError(
             f"{family.name} has no {role!r} layers; it has {', '.join(family.roles)}. Choose one of these."
         )
-    return _select(network, re.compile("|".join(patterns)), f"the role {role!r} of {family.name}")
+    return _select(network, re.compile("|".join(patterns)).fullmatch, f"the role {role!r} of {family.name}")
 
 
 def matching(network: nn.Module, pattern: str) -> list[str]:
     """Names of the linear and convolution layers whose full name matches a regular expression, in module order.
 
     Raises:
-        ValueError: the pattern is no regular expression, or nothing matches.
+        ValueError: the pattern is no regular expression that can be matched in time, or nothing matches.
     """
-    try:
-        expression = re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"{pattern!r} is no regular expression: {error}.") from error
-    return _select(network, expression, repr(pattern))
+    return _select(network, NamePattern(pattern).matches, shown(pattern))
 
 
-def _select(network: nn.Module, expression: re.Pattern[str], wanted: str) -> list[str]:
+def _select(network: nn.Module, matches: Callable[[str], object], wanted: str) -> list[str]:
     adaptable = [name for name, module in network.named_modules() if is_adaptable(module)]
-    chosen = [name for name in adaptable if expression.fullmatch(name)]
+    chosen = [name for name in adaptable if matches(name)]
     if not chosen:
         example = f", which are named like {adaptable[len(adaptable) // 2]!r}" if adaptable else ""
         raise ValueError(f"0 of {len(adaptable)} modules match {wanted}{example}. Choose other layers.")

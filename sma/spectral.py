@@ -27,6 +27,8 @@ Compared = Literal["x0_hat", "output"]
 SigmaWeight = Literal["none", "signal"]
 Bands = Literal["all", "low"]
 
+MOST_LEVELS = 16  # each halves the rate of the one before, and no clip has so many frames
+
 
 def default_levels(frames: int) -> int:
     """Wavelet levels for a clip of `frames` frames: max(1, floor(log2(frames - 1))). 8 -> 2, 16 -> 3, 21 -> 4."""
@@ -71,7 +73,7 @@ class SpectralSettings:
         for name, known in options.items():
             check_option(name, getattr(self, name), known)
         check_wavelet(self.wave)
-        check_whole("extra_levels", self.extra_levels, 0)
+        check_whole("extra_levels", self.extra_levels, 0, MOST_LEVELS)
         for name in ("delta", "base", "global_weight", "local_weight"):
             check_weight(name, getattr(self, name))
         if self.level_weights is not None:
@@ -79,7 +81,7 @@ class SpectralSettings:
             if any(not 0 <= weight < math.inf for weight in self.level_weights):
                 raise ValueError(f"level_weights are {self.level_weights}; each must be 0 or above.")
         if self.levels is not None:
-            check_whole("levels", self.levels, 1)
+            check_whole("levels", self.levels, 1, MOST_LEVELS)
             self.level_weights_for(self.levels)
 
     def levels_for(self, frames: int) -> int:

@@ -14,6 +14,7 @@ import pywt
 import torch
 from torch import Tensor
 
+from .checks import shown
 from .residuals import at_least_float32
 
 
@@ -50,7 +51,7 @@ def check_wavelet(wave: str) -> None:
     close = get_close_matches(str(wave), known)
     hint = f"Did you mean {' or '.join(close)}? " if close else ""
     families = ", ".join(family for family in pywt.families() if not set(known).isdisjoint(pywt.wavelist(family)))
-    raise ValueError(f"Unknown wavelet {wave!r}. {hint}Families: {families}.")
+    raise ValueError(f"Unknown wavelet {shown(wave)}. {hint}Families: {families}.")
 
 
 def check_levels(levels: int) -> None:

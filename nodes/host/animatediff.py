@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from ...sma.networks.animatediff import (
 from ...sma.networks.animatediff_norms import ORIGINAL, describe_norms
 from . import wrapped
 from .diffusers_folder import component_config, folder_path, read_json, sampling_of, scheduler_config
+from .lists import folders_with, host_file, host_files
 from .text_encoder import load_clip
 from .video_vae import VideoVAE, read_video_vae
 from .weights import find_weights, read_weights
@@ -68,7 +68,7 @@ class Checkpoint:
 
     @property
     def path(self) -> Path:
-        return Path(folder_paths.get_full_path_or_raise("checkpoints", self.name))
+        return host_file("checkpoints", self.name)
 
     def unet(self) -> tuple[dict[str, Any], dict[str, Tensor], ModelType]:
         weights = read_weights(self.path)
@@ -123,7 +123,7 @@ class Folder:
 def motion_modules() -> list[str]:
     """Files of models/animatediff_models, and MotionAdapter folders under models/diffusers with "diffusers/" before their name."""
     _register_folder()
-    files = folder_paths.get_filename_list(MOTION_MODELS)
+    files = host_files(MOTION_MODELS)
     suffixes = folder_paths.supported_pt_extensions
     return [name for name in files if Path(name).suffix.lower() in suffixes] + sorted(
         map(_DIFFUSERS.__add__, _adapters())
@@ -188,7 +188,7 @@ def _read_motion_module(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
         path, config = find_weights(folder), read_json(folder / "config.json")
     else:
         _register_folder()
-        path, config = Path(folder_paths.get_full_path_or_raise(MOTION_MODELS, name)), None
+        path, config = host_file(MOTION_MODELS, name), None
     weights = motion_module_weights(read_weights(path))
     if others := [key for key in weights if "motion_modules." not in key]:
         # They would replace the base model's.
@@ -206,12 +206,8 @@ def _register_folder() -> None:
 
 def _adapters() -> dict[str, Path]:
     """MotionAdapter folders under models/diffusers by name."""
-    found: dict[str, Path] = {}
-    for base in folder_paths.get_folder_paths("diffusers"):
-        for root, _, files in os.walk(base, followlinks=True):
-            if "config.json" in files and _is_adapter(Path(root)):
-                found.setdefault(Path(root).relative_to(base).as_posix(), Path(root))
-    return found
+    named = folders_with("config.json", folder_paths.get_folder_paths("diffusers"))
+    return {name: folder for name, folder in named.items() if _is_adapter(folder)}
 
 
 def _is_adapter(folder: Path) -> bool:

@@ -11,8 +11,10 @@ import folder_paths
 from aiohttp import web
 from server import PromptServer
 
+from ...sma.checks import shown
 from ...sma.clip.folder import is_image
 from ...sma.clip.formats import FILM_SUFFIXES
+from .lists import Offered, offered
 from .paths import chosen_path
 from .previews import film_for_page
 
@@ -21,13 +23,19 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "clips"
 _EXAMPLE_MARK = " [example]"
 
 
-def choices() -> list[str]:
+def choices() -> Offered:
     """Lists videos, animated images and folders of images right under input/, then the pack's own clips."""
+    return offered("input", _in_input, always=offered("the pack's own clips", lambda: sorted(_examples()), hint=False))
+
+
+def _in_input() -> list[str]:
     folder = Path(folder_paths.get_input_directory())
     entries = sorted(e for e in folder.iterdir() if not e.name.startswith(".")) if folder.is_dir() else []
+    # The host refuses links out of its folder.
+    entries = [entry for entry in entries if not entry.is_symlink() or chosen_path(entry.name)]
     files = [e.name for e in entries if e.suffix.lower() in FILM_SUFFIXES and e.is_file()]
     folders = [f"{e.name}/" for e in entries if e.is_dir() and _holds_images(e)]
-    return files + folders + sorted(_examples())
+    return files + folders
 
 
 def find(file: str) -> Path:
@@ -39,7 +47,7 @@ def find(file: str) -> Path:
     example = _examples().get(file) if isinstance(file, str) else None
     if found := example or chosen_path(file):
         return found
-    raise ValueError(f"There is no clip {file!r} in ComfyUI's input folder. Pick or upload one.")
+    raise ValueError(f"There is no clip {shown(file)} in ComfyUI's input folder. Pick or upload one.")
 
 
 def serve_clips() -> None:

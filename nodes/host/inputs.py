@@ -9,25 +9,9 @@ import torch
 from comfy.ldm.hunyuan_video.model import HunyuanVideo
 from torch import Tensor
 
+from ...sma.finite import check_finite
 from ...sma.prediction import Kind
 
-# Conditioning that holds for some noise levels or places only: the rest would be denoised without the network.
-_PARTIAL = ("start_percent", "end_percent", "area", "mask")
-# Conditioning made from pictures, movements or sound of one clip.
-_PICTURES = (
-    "concat_latent_image",
-    "clip_vision_output",
-    "reference_latents",
-    "context_latents",
-    "time_dim_concat",
-    "control_video",
-    "vace_frames",
-    "camera_conditions",
-    "pose_video_latent",
-    "face_video_pixels",
-    "audio_embed",
-    "keyframe_idxs",
-)
 # The key of the callbacks of the host's node.
 _SPARSE_ATTENTION = "block_sparse_attention"
 
@@ -61,7 +45,7 @@ def check_latent(latent: Tensor, channels: int) -> None:
         channels: that the model takes.
 
     Raises:
-        ValueError: no video latent, one with sound, wrong channel count, NaN, or an empty latent.
+        ValueError: no video latent, one with sound, wrong channel count, no place or frame in it, NaN, or an empty latent.
     """
     if latent.is_nested:
         raise ValueError(
@@ -78,68 +62,25 @@ def check_latent(latent: Tensor, channels: int) -> None:
             f"The latent has {latent.shape[1]} channels and the model takes {channels}. "
             "Encode the clip with the VAE that belongs to the model."
         )
-    if not torch.isfinite(latent).all():
-        raise ValueError("The latent holds NaN or infinite values; finite ones are needed. Encode the clip again.")
+    if not latent.numel():
+        raise ValueError(f"The latent is {list(latent.shape)}, without any value. Encode the clip again.")
+    check_finite("The latent", latent, "Encode the clip again.")
     if not latent.any():
         raise ValueError("The latent is empty: all its values are 0. Connect the VAE Encode of the clip.")
 
 
 def check_mask(mask: Tensor) -> None:
-    """Nothing where a latent's mask holds values.
+    """Nothing where a latent's mask holds values that the host can fit to a video.
 
     Raises:
-        ValueError: it has none.
+        ValueError: it has none, or is no picture or video.
     """
+    if not 2 <= mask.ndim <= 5:
+        raise ValueError(
+            f"The latent's noise mask is {list(mask.shape)}; it needs a height and a width. Draw one, or remove it."
+        )
     if mask.numel() == 0:
         raise ValueError(f"The latent's noise mask is {list(mask.shape)}, without any value. Draw one, or remove it.")
-
-
-def check_conditioning(positive: list, latent: Tensor) -> None:
-    """Nothing where every clip can be conditioned as it is meant.
-
-    The host repeats the rows of one entry up to the samples of a forward, which are noised copies of one clip, so only the first row
-    would ever be seen.
-
-    Args:
-        positive: CONDITIONING of the training prompts, one entry for all clips or one for each.
-        latent: clips [N, C, F, H, W].
-
-    Raises:
-        ValueError: another number of entries, stacked prompts, conditioning of a part, or pictures of another clip.
-    """
-    clips = latent.shape[0]
-    if len(positive) not in (1, clips):
-        raise ValueError(
-            f"There are {len(positive)} prompts and {clips} clips; one prompt for all clips or one for each is needed. "
-            "Connect one CLIP Text Encode, or as many as there are clips through Conditioning (Combine)."
-        )
-    for text, extra in positive:
-        _check_entry(text, extra, latent)
-        pictures = [name for name in _PICTURES if name in extra]
-        if pictures and len(positive) != clips:
-            raise ValueError(
-                f"The conditioning holds pictures of one clip ({', '.join(pictures)}) and the latent {clips} clips. "
-                "Train one clip, or give each its own conditioning."
-            )
-
-
-def _check_entry(text: Tensor, extra: dict[str, Any], latent: Tensor) -> None:
-    if partial := [name for name in _PARTIAL if name in extra]:
-        raise ValueError(
-            f"The conditioning is limited by {', '.join(partial)}; training draws all noise levels over the whole frame. "
-            "Connect the prompt without that."
-        )
-    if text.shape[0] != 1:
-        raise ValueError(
-            f"The conditioning stacks {text.shape[0]} prompts, of which the host would use the first; "
-            "training needs 1 in each entry. Put them together with Conditioning (Combine)."
-        )
-    image = extra.get("concat_latent_image")
-    if image is not None and image.shape[2:] != latent.shape[2:]:
-        raise ValueError(
-            f"The start image is conditioned for {_size(image)} and the clip is {_size(latent)}. "
-            "Give both the same length, width and height."
-        )
 
 
 def ask(model_wrap: Any, x: Tensor, sigma: Tensor, extra_args: dict[str, Any]) -> Tensor:
@@ -180,8 +121,3 @@ def kind_of(model_sampling: Any) -> Kind:
             return kind
     own = next(base.__name__ for base in type(model_sampling).__mro__ if vars(base).keys() & set(_RECKONING))
     raise ValueError(f"The model predicts by {own}, which cannot be trained here. Use an eps, v, flow or x0 model.")
-
-
-def _size(latent: Tensor) -> str:
-    frames, height, width = latent.shape[2:]
-    return f"{frames} latent frames of {width}x{height}"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...sma.inversion import OnStep, ddim_invert, ddim_timesteps, flow_invert
+from .conditioning import check_text
 from .inputs import ask, check_latent, kind_of
 
 # Of flow models' levels: the even spacing, before the model's shift, that their workflows sample with.
@@ -35,9 +36,11 @@ def invert(
         steps, refinements, on_step: as :func:`~...sma.inversion.ddim_invert` has them.
 
     Raises:
-        ValueError: wrong channel count, an empty latent, or a model of another prediction.
+        ValueError: wrong channel count, an empty latent, conditioning that is not the model's, or a model of another prediction.
     """
     check_latent(latent, model.get_model_object("latent_format").latent_channels)
+    for text, extra in positive:
+        check_text(model.get_model_object("diffusion_model"), text, extra)
     schedule = model.get_model_object("model_sampling")
     if kind_of(schedule) == "flow":
         levels = comfy.samplers.calculate_sigmas(schedule, _FLOW_SCHEDULER, steps)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,23 @@ def free_memory(device: torch.device) -> int:
     """Bytes that can still be taken on a device. On a CPU the host looks at the whole machine; a container may have less."""
     free = comfy.model_management.get_free_memory(device)
     return min(free, _left_in_container()) if device.type == "cpu" else free
+
+
+def check_room(shape: Sequence[int], device: torch.device, name: str, widgets: str) -> None:
+    """Nothing where a float32 tensor of a shape has room on a device.
+
+    Args:
+        name: what it is, for the message.
+        widgets: those that would make it smaller.
+
+    Raises:
+        ValueError: names its size and what is free.
+    """
+    size, free = 4 * math.prod(shape), free_memory(device)
+    if size > free:
+        raise ValueError(
+            f"{name.capitalize()} of {list(shape)} takes {_readable(size)}, and {_readable(free)} are free. Lower {widgets}."
+        )
 
 
 def _left_in_container() -> float:

@@ -13,6 +13,7 @@ from typing import Any
 import folder_paths
 
 from ...sma.disk import DiskError
+from .lists import host_file, host_files
 
 _STATES = "spectral_motion"
 # States that the output folder did not take; the host empties this folder when it starts.
@@ -102,7 +103,10 @@ def chosen_path(name: Any) -> Path | None:
 
     None where there is none, and where the name leads to the whole of a host's folder ("", ".", "sub/..") or out of it.
     """
-    if not isinstance(name, str) or not folder_paths.exists_annotated_filepath(name):
+    try:
+        if not isinstance(name, str) or not folder_paths.exists_annotated_filepath(name):
+            return None
+    except (OSError, ValueError):  # what no file can be called, or a folder that may not be looked into
         return None
     # Hosts before 0.30 let every name through. By the names alone: folders of the user's may be links to elsewhere.
     path = Path(os.path.abspath(folder_paths.get_annotated_filepath(name)))  # noqa: PTH100
@@ -113,23 +117,18 @@ def chosen_path(name: Any) -> Path | None:
     return path if below and not whole else None
 
 
-def or_hint(choices: list[str], place: str) -> list[str]:
-    """Choices of a widget; where there are none, the place to put files in, as an empty list would say nothing."""
-    return choices or [f"nothing found in {place}"]
-
-
 def saved_loras() -> list[str]:
     """LoRA files the host knows, in its model folders and under output/loras."""
-    return folder_paths.get_filename_list("loras")
+    return host_files("loras")
 
 
 def lora_path(name: str) -> Path:
     """The file of a name from :func:`saved_loras`.
 
     Raises:
-        FileNotFoundError: no such file in the LoRA folders.
+        ValueError: no such file in the LoRA folders.
     """
-    return Path(folder_paths.get_full_path_or_raise("loras", name))
+    return host_file("loras", name)
 
 
 def shown(path: Path) -> str:

@@ -81,7 +81,7 @@ def _config_in(path: Path) -> dict[str, Any]:
     """diffusers' config in a file's metadata, or whatever other programs keep under that name; empty where it is no JSON object."""
     try:
         config = json.loads(read_metadata(path).get("config", "{}"))
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         return {}
     return config if isinstance(config, dict) else {}
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from ...sma.prediction import Kind
 from .attention import differentiable_attention
 from .compiled import uncompiled
+from .conditioning import check_conditioning
 from .gradients import differentiable
-from .inputs import ask, check_conditioning, check_latent, check_mask, check_patches, kind_of
+from .inputs import ask, check_latent, check_mask, check_patches, kind_of
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def run_in_training(
         ValueError: no video latent, wrong channel count, or conditioning, a patch or a prediction type we cannot train with.
     """
     check_latent(latent, model.get_model_object("latent_format").latent_channels)
-    check_conditioning(positive, latent)
+    check_conditioning(model.get_model_object("diffusion_model"), positive, latent)
     check_patches(model)
     if noise_mask is not None:
         check_mask(noise_mask)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import struct
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
@@ -14,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from ...sma.checks import check_regular
 from .diffusers_folder import read_json
 
 SAFETENSORS_SUFFIXES = (".safetensors", ".sft")
@@ -22,6 +24,12 @@ _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 _COMPONENT_STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 # Counters that older releases of transformers saved as weights and later ones compute.
 _HARMLESS = ("position_ids",)
+_MOST_WRAPPINGS = 8
+# What the unpickler raises over damaged files: it stumbles wherever it happens to be.
+_STUMBLES = (
+    *(EOFError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError, AssertionError),
+    *(MemoryError, struct.error, zipfile.BadZipFile, pickle.UnpicklingError),
+)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -43,7 +51,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def _parts(index: Path) -> list[Path]:
     places = read_json(index).get("weight_map")
-    if not isinstance(places, Mapping) or not places:
+    if not isinstance(places, Mapping) or not places or not all(isinstance(name, str) for name in places.values()):
         raise ValueError(f"{index.name} names no weights files. Download it again.")
     parts = [index.with_name(Path(name).name) for name in sorted(set(places.values()))]
     if absent := [part.name for part in parts if not part.is_file()]:
@@ -56,6 +64,7 @@ def _parts(index: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def _safetensors(path: Path) -> Iterator[Any]:
+    check_regular(path)
     try:
         with safe_open(path, framework="pt") as file:
             yield file
@@ -71,11 +80,11 @@ def read_pickle(path: Path) -> Any:
     Raises:
         ValueError: a damaged file, or one that wants to run code.
     """
+    check_regular(path)
     try:
         # Files of torch before 1.6 are no zip archives and cannot be mapped.
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, EOFError, RuntimeError, LookupError, ValueError) as error:
-        # The unpickler stumbles over a damaged file wherever it happens to be.
+    except _STUMBLES as error:
         raise ValueError(
             f"{path.name} could not be read as plain tensors: it is damaged, or a pickle that wants to run code of its own. "
             "Use a .safetensors file of this model."
@@ -88,11 +97,15 @@ def named_tensors(content: Any, name: str) -> dict[str, Tensor]:
     Raises:
         ValueError: there are none.
     """
+    wrappings = 0
     while isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
+        wrappings += 1
+        if wrappings > _MOST_WRAPPINGS:  # one that holds itself would never end
+            raise ValueError(f"{name} wraps its tensors more than {_MOST_WRAPPINGS} times. Choose a weights file.")
     if not isinstance(content, Mapping):
-        raise ValueError(f"{name} holds a {type(content).__name__}, no named tensors. Choose a weights file.")
-    weights = {key: tensor for key, tensor in content.items() if isinstance(tensor, Tensor)}
+        raise ValueError(f"{name} holds no named tensors. Choose a weights file.")
+    weights = {key: tensor for key, tensor in content.items() if isinstance(key, str) and isinstance(tensor, Tensor)}
     if not weights:
         raise ValueError(f"{name} holds no named tensors. Choose a weights file.")
     return weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -11,11 +12,13 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from ..checks import check_option
+from ..checks import check_option, check_regular
 from .film import Damaged, Film, Shot, fraction, rate_text, seconds_text
 from .fit import Crop, fitted
+from .limits import check_memory, too_large
 from .sources import open_film
 
 MIN_FPS = 0.01
@@ -36,6 +39,7 @@ class ClipRequest:
         crop: "centre" keeps the aspect ratio and cuts the longer side, "stretch" keeps everything and distorts.
         folder_fps: rate of a folder of images, which has none of its own.
         damaged: "refuse" raises at a damaged frame or image, "skip" passes it over and says so in the report and the warnings.
+        memory: bytes that making the clip may take.
     """
 
     width: int
@@ -47,6 +51,7 @@ class ClipRequest:
     crop: Crop = "centre"
     folder_fps: float = 8.0
     damaged: Damaged = "refuse"
+    memory: float = math.inf
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1:
@@ -99,6 +104,8 @@ def read_clip(path: Path, request: ClipRequest) -> Clip:
     """
     if not path.exists():
         raise ValueError(f"There is no clip {path.name!r}. Pick or upload one.")
+    if not path.is_dir():
+        check_regular(path)
     try:
         with open_film(path, start=request.start, folder_fps=request.folder_fps, damaged=request.damaged) as film:
             return _take(path.name, film, request)
@@ -106,6 +113,8 @@ def read_clip(path: Path, request: ClipRequest) -> Clip:
         raise ValueError(
             f"{path.name} cannot be read as a clip: it is incomplete, or no film. Pick another."
         ) from error
+    except Image.DecompressionBombError as error:
+        raise too_large(path.name, "too many pixels") from error
     except (av.FFmpegError, OSError) as error:
         raise ValueError(f"{path.name} cannot be read as a clip: {error.strerror or error}.") from error
 
@@ -131,7 +140,9 @@ def write_video(frames: Tensor, fps: float, path: Path) -> None:
 def _take(name: str, film: Film, request: ClipRequest) -> Clip:
     rate = fraction(request.fps) if request.fps else film.rate / request.stride
     pictures, times, size = [], [], (0, 0)
+    check_memory(request.frame_count or 2, request.width, request.height, request.memory)
     for shot in islice(_picked(name, film, request, rate), request.frame_count or OPEN_END_LIMIT + 1):
+        check_memory(len(pictures) + 1, request.width, request.height, request.memory)
         picture = shot.load()
         before, size = size, (picture.shape[1], picture.shape[0])
         if times and size != before:

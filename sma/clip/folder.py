@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..checks import check_regular
 from .film import Damaged, Film, Shot, counted, fraction, rate_text, seconds_text
 from .formats import IMAGE_SUFFIXES
 from .numbering import numbering_notes
@@ -50,6 +51,7 @@ def open_folder(path: Path, fps: float, damaged: Damaged = "refuse") -> Iterator
 
     def load(i: int) -> np.ndarray:
         file = files[i]
+        check_regular(file)
         try:
             picture = read_picture(file)
         except ValueError as error:

@@ -17,6 +17,7 @@ from .decode import Moment, moments
 from .film import Damaged, Film, Shot, counted, fraction, rate_text, seconds_text
 from .frame import picture
 from .interlaced import deinterlaced
+from .limits import check_picture
 from .packets import open_container, video_stream
 from .reading import Reading
 from .shape import pixel_shape, pixel_text, squared, tilt_of, turn_of
@@ -34,6 +35,7 @@ def open_video(path: Path, start: float, damaged: Damaged = "refuse") -> Iterato
     notes: dict[str, None] = {}
     with open_container(path) as container:
         stream = video_stream(container, path.name)
+        check_picture(path.name, stream.width, stream.height)
         rate = stream.average_rate or stream.guessed_rate
         if not rate:
             raise ValueError(f"{path.name} has no frame rate. Convert it to mp4 first.")

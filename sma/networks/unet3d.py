@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..checks import shown
 from .unet3d_blocks import ACTIVATIONS, DownBlock, MidBlock, Shared, TimestepEmbedding, UpBlock
 from .unet3d_transformers import TemporalTransformer
 
@@ -158,6 +159,8 @@ _BLOCK_TYPES = {
     "down_block_types": ("DownBlock3D", "CrossAttnDownBlock3D"),
     "up_block_types": ("UpBlock3D", "CrossAttnUpBlock3D"),
 }
+# Beyond any network of the kind; more would be built for ages before its weights were looked at.
+_MOST_WIDE, _MOST_LAYERS = 65_536, 16
 _SIZES = (
     "in_channels",
     "out_channels",
@@ -178,13 +181,15 @@ def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
 
     def need(holds: bool, name: str, what: str) -> None:
         if not holds:
-            raise ValueError(f"The UNet3D's config has {name} {given[name]!r}; it must be {what}. Use another model.")
+            raise ValueError(
+                f"The UNet3D's config has {name} {shown(given[name])}; it must be {what}. Use another model."
+            )
 
     widths = given["block_out_channels"]
     need(
-        isinstance(widths, list | tuple) and len(widths) > 0 and all(map(_is_size, widths)),
+        isinstance(widths, list | tuple) and 0 < len(widths) <= _MOST_LAYERS and all(map(_is_size, widths)),
         "block_out_channels",
-        "widths above 0",
+        f"widths of 1 to {_MOST_WIDE}, {_MOST_LAYERS} at most",
     )
     for name, known in _BLOCK_TYPES.items():
         kinds = given[name]
@@ -195,14 +200,19 @@ def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
         )
         need(len(kinds) == len(widths), name, f"{len(widths)} blocks, as many as block_out_channels")
     for name in _SIZES:
-        need(_is_size(given[name]), name, "a whole number above 0")
+        need(_is_size(given[name]), name, f"a whole number from 1 to {_MOST_WIDE}")
+    need(given["layers_per_block"] <= _MOST_LAYERS, "layers_per_block", f"at most {_MOST_LAYERS}")
     head, groups = given["attention_head_dim"], given["norm_num_groups"]
     kinds = [*given["down_block_types"], *given["up_block_types"]]
     levels = zip(kinds, [*widths, *reversed(widths)], strict=True)
     attending = min([widths[-1], *(width for kind, width in levels if _attends(kind))])
     need(head <= attending, "attention_head_dim", f"at most {attending}, the narrowest level with attention")
     need(not any(width % groups for width in widths), "norm_num_groups", f"a divisor of {', '.join(map(str, widths))}")
-    need(given["act_fn"] in ACTIVATIONS, "act_fn", f"one of {', '.join(ACTIVATIONS)}")
+    need(
+        isinstance(given["act_fn"], str) and given["act_fn"] in ACTIVATIONS,
+        "act_fn",
+        f"one of {', '.join(ACTIVATIONS)}",
+    )
     need(given["downsample_padding"] in (0, 1), "downsample_padding", "0 or 1")
     need(given["num_attention_heads"] is None, "num_attention_heads", "empty")
     need(
@@ -211,12 +221,12 @@ def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
         "empty or above 0",
     )
     for name in ("mid_block_scale_factor", "norm_eps", "fps"):
-        need(isinstance(given[name], int | float) and given[name] > 0, name, "a number above 0")
+        need(isinstance(given[name], int | float) and 0 < given[name] < 1e6, name, "a number above 0 and below 1e6")
     return given
 
 
 def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and value > 0
+    return isinstance(value, int) and 0 < value <= _MOST_WIDE
 
 
 def swap_operations(network: nn.Module, operations: Any) -> None:

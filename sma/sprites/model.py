@@ -195,7 +195,7 @@ def read_weights(path: Path | str = DEFAULT_WEIGHTS) -> tuple[dict[str, Any], di
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"There are no sprites weights at {path}; rebuild them with python -m sma.sprites.train."
+            f"The sprites weights {path.name} are missing. Install the pack anew, or rebuild them by python -m sma.sprites.train."
         )
     parts: dict[str, dict[str, Tensor]] = {"unet": {}, "prompt": {}}
     with safe_open(str(path), framework="pt") as file:

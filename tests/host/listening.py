@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,3 +27,15 @@ def listen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(instance, "send_progress_text", lambda text, node: lines.append(text))
     monkeypatch.setattr(instance, "send_sync", on_event)
     return lines
+
+
+def is_one_plain_line(message: str, base: Path) -> bool:
+    """Whether what the page shows of an error is one line without a path of the server and without the words of a library's error."""
+    text = message.strip()
+    return (
+        bool(text)
+        and "\n" not in text
+        and str(base) not in text
+        and "Errno" not in text
+        and "unexpected error" not in text
+    )

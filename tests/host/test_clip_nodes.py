@@ -268,7 +268,7 @@ def test_the_host_refuses_everything_else(host, clips, file):
 
 
 @pytest.mark.parametrize(
-    "file", ["", ".", "..", "/", "./", "walk/..", "deep/run/../..", "[output]", " [temp]", "film.mp4/..", 7]
+    "file", ["", ".", "..", "/", "./", "walk/..", "deep/run/../..", "[output]", " [temp]", "film.mp4/.."]
 )
 def test_a_whole_folder_of_the_host_is_no_clip(host, clips, file):
     (host.base / "temp").mkdir(exist_ok=True)

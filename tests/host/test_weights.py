@@ -102,6 +102,23 @@ def test_a_file_in_parts_that_is_not_whole_is_refused(weights, tmp_path, index, 
         weights.read_weights(path)
 
 
+def test_a_file_that_wraps_itself_comes_to_an_end(weights, tmp_path):
+    content = {"tensor": torch.ones(1)}
+    content["state_dict"] = content
+    torch.save(content, tmp_path / "circle.pt")
+    with pytest.raises(ValueError, match="^circle.pt wraps its tensors more than 8 times. Choose a weights file.$"):
+        weights.read_weights(tmp_path / "circle.pt")
+    torch.save({"state_dict": {"state_dict": {"a": torch.ones(1), 3: torch.ones(1)}}}, tmp_path / "twice.pt")
+    assert list(weights.read_weights(tmp_path / "twice.pt")) == ["a"]
+
+
+@pytest.mark.parametrize("name", ["pipe.pt", "pipe.safetensors", "pipe.safetensors.index.json"])
+def test_a_pipe_is_not_waited_for(weights, tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ValueError, match=f"^{name} is a pipe or a device; a plain file is needed. Choose another.$"):
+        weights.read_weights(tmp_path / name)
+
+
 def test_files_without_named_tensors_are_refused(weights, tmp_path):
     torch.save([torch.ones(1)], tmp_path / "list.pt")
     torch.save({"steps": 3}, tmp_path / "numbers.pt")

@@ -123,23 +123,40 @@ def test_saved_configs_and_defaults_of_the_official_code():
     ("changes", "message"),
     [
         ({"ld_globl": 1.0, "lambda": 2}, "The config has lambda, ld_globl, which neither SMA nor VMC knows; remove"),
-        ({"ld_global": "much"}, "ld_global is 'much'; it must be a number of 0 or above"),
-        ({"ld_local": -1}, "ld_local is -1; it must be a number of 0 or above"),
+        ({"ld_global": "much"}, "ld_global is 'much'; it must be a number from 0 to 100. Correct it in the config"),
+        ({"ld_local": -1}, "ld_local is -1; it must be a number from 0 to 100"),
         ({"lr": True}, "lr is True"),
-        ({"train_steps": 2.5}, "train_steps is 2.5; it must be a whole number of at least 1"),
-        ({"num_levels": 0}, "num_levels is 0; it must be a whole number of at least 1"),
+        ({"train_steps": 2.5}, "train_steps is 2.5; it must be a whole number from 1 to 100000"),
+        ({"num_levels": 0}, "num_levels is 0; it must be a whole number from 1 to 16"),
         ({"ld_levels": [1.0]}, "level_weights has 1 values; 2 levels need 3"),
         ({"ld_levels": 1.0}, "ld_levels is 1.0; it must be a list of numbers"),
         ({"trainable_modules": [".to_q"]}, "it must be .to_q, .to_k and .to_v, as published"),
         ({"loss_mode": ["mse"]}, "loss_mode is ['mse']; only ['cos-res-freg'] is known"),
         ({"train_dataset": "bear"}, "train_dataset is 'bear'; it must hold the prompt"),
+        ({"num_levels": 10**9}, "num_levels is 1000000000; it must be a whole number from 1 to 16"),
+        ({"num_levels": 10**5000}, "num_levels is a number of 5001 digits; it must be a whole number from 1 to 16"),
+        ({"ld_levels": [1.0] * 10**6}, "it must be a list of numbers, one more than num_levels"),
+        ({"ld_levels": [float("inf")] * 3}, "ld_levels is inf; it must be a number from 0 to 100"),
+        ({"lr": float("nan")}, "lr is nan; it must be a number from 0 to 1"),
+        ({"ld_global": 10**400}, "ld_global is a number of 401 digits; it must be a number from 0 to 100"),
+        ({"seed": 2**70}, "it must be a whole number from 0 to 18446744073709551615"),
+        ({"train_steps": 10**12}, "it must be a whole number from 1 to 100000"),
+        ({"train_prompt": "a" * 10**7}, "it must be text of 10000 characters at most"),
+        ({"x" * 10**6: 1}, "which neither SMA nor VMC knows"),
+        ({i: 1 for i in range(10**5)}, " and 99995 others, which neither SMA nor VMC knows"),
+        ({"train_dataset": [[["a"] * 10**5] * 10**5] * 10**5}, "it must hold the prompt and the frames"),
         ({"train_prompt": 3}, "The training prompt is 3; it must be text"),
     ],
 )
 def test_what_is_not_understood_is_refused(changes, message):
     with pytest.raises(ValueError) as error:
         official_config(SMA | changes)
-    assert message in str(error.value)
+    said = str(error.value)
+    assert message in said and len(said) < 400 and "\n" not in said
+
+
+def test_a_seed_keeps_all_its_digits():
+    assert official_config(SMA | {"seed": 2**64 - 1}).seed == 2**64 - 1
 
 
 @pytest.mark.parametrize("content", [None, "text", [1], {}, {"model": "sd"}])

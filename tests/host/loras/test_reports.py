@@ -85,7 +85,9 @@ def test_files_that_are_no_loras_are_refused(unet, lora_folder):
     (lora_folder / "broken.safetensors").write_bytes(b"no tensors at all")
     with pytest.raises(ValueError, match="broken.safetensors is damaged or no safetensors file"):
         unet.wear("broken.safetensors")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(
+        ValueError, match="^There is no file '../../secret.safetensors' among the loras. Choose one from the list"
+    ):
         unet.wear("../../secret.safetensors")
 
 

@@ -135,6 +135,13 @@ def test_a_file_without_a_config_is_read_from_its_shapes(host, folders, loaded, 
         ({"prediction_type": "sample"}, "prediction_type is 'sample'; known are epsilon, v_prediction"),
         ({"beta_schedule": "sigmoid"}, "beta_schedule is 'sigmoid'; known are scaled_linear"),
         ({"trained_betas": [0.1]}, "trained_betas"),
+        (
+            {"num_train_timesteps": 10**9},
+            "num_train_timesteps is 1000000000; it must be from 1 to 100000. Use another model.",
+        ),
+        ({"beta_start": float("nan")}, "beta_start is nan; it must be from 1e-09 to 1"),
+        ({"beta_end": "much"}, "beta_end is 'much'; it must be from 1e-09 to 1"),
+        ({"beta_schedule": ["linear"]}, "beta_schedule is .'linear'.; known are scaled_linear"),
     ],
 )
 def test_a_schedule_the_host_cannot_express_is_refused(host, change, message):

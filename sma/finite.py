@@ -1,0 +1,47 @@
+"""Values that are what they claim to be: numbers, and of a size that comes from somewhere."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .state import TrainingState
+
+# Of latents, noise, embeddings and trained values, which are about 1; some text encoders give thousands.
+LARGEST = 1e6
+# Of AdamW's moments: gradients, and squares of them.
+LARGEST_MOMENT = 1e20
+
+
+def check_finite(name: str, values: Tensor, remedy: str, largest: float = LARGEST) -> None:
+    """Refuse NaN, infinite and absurdly large values.
+
+    Args:
+        name: what holds them, such as "The latent".
+        values: a tensor; whole numbers are not looked at.
+        remedy: a sentence.
+
+    Raises:
+        ValueError: how many there are, or how large they are.
+    """
+    if not (values.is_floating_point() or values.is_complex()) or not values.numel():
+        return
+    if wrong := values.numel() - int(values.isfinite().sum()):
+        raise ValueError(
+            f"{name} holds {wrong} NaN or infinite values of {values.numel()}; finite ones are needed. {remedy}"
+        )
+    most = float(values.abs().max())
+    if most > largest:
+        raise ValueError(f"{name} holds values up to {most:.3g}; {largest:g} is the most that makes sense. {remedy}")
+
+
+def check_state(state: TrainingState, name: str) -> None:
+    """Refuse a state from which no training could go on; name: of its file.
+
+    Raises:
+        ValueError: NaN, infinite or absurd values in it.
+    """
+    remedy = "Resume from another state, or start anew."
+    for values in state.adapter.values():
+        check_finite(f"The state {name}", values, remedy)
+    for values in state.optimizer.values():
+        check_finite(f"The state {name}", values, remedy, LARGEST_MOMENT)
