@@ -50,6 +50,7 @@ def open_folder(path: Path, fps: float, damaged: Damaged = "refuse") -> Iterator
 
     def load(i: int) -> np.ndarray:
         file = files[i]
+        check_regular(file)
         try:
             picture = read_picture(file)
         except ValueError as error:
