@@ -12,7 +12,6 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ..checks import check_option
