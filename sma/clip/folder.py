@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..checks import check_regular
 from .film import Damaged, Film, Shot, counted, fraction, rate_text, seconds_text
 from .formats import IMAGE_SUFFIXES
 from .numbering import numbering_notes
