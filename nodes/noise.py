@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..sma import noise as starts
 from ..sma.finite import check_finite
-from .host.noise import fresh_noise
+from .host.noise import fresh_noise, video_samples
 
 BLEND = "blend (MotionDirector)"
 LOW = "low frequencies (DMT)"
@@ -60,12 +60,12 @@ class MotionNoise(io.ComfyNode):
 
     @classmethod
     def execute(cls, inverted: dict, seed: int, method: dict[str, Any], renormalise: bool) -> io.NodeOutput:
-        if isinstance(inverted["samples"], Tensor):  # what else there is, the fitting to the new video refuses
-            if not inverted["samples"].numel():
-                raise ValueError("The inverted latent holds no value. Invert the clip again.")
-            check_finite("The inverted latent", inverted["samples"], "Invert the clip again.")
+        samples = video_samples(inverted)
+        if not samples.numel():
+            raise ValueError("The inverted latent holds no value. Invert the clip again.")
+        check_finite("The inverted latent", samples, "Invert the clip again.")
         widgets = {name: value for name, value in method.items() if name != "method"}
-        return io.NodeOutput(_Start(seed, inverted["samples"], _mixture(method["method"], **widgets), renormalise))
+        return io.NodeOutput(_Start(seed, samples, _mixture(method["method"], **widgets), renormalise))
 
 
 @dataclass(frozen=True)

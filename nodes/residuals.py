@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ..sma.finite import check_finite
 from ..sma.pictures import residual_pictures, to_images
 from ..sma.residuals import frame_residuals
 
@@ -49,7 +50,14 @@ class MotionResiduals(io.ComfyNode):
     @classmethod
     def execute(cls, clip: Tensor | dict[str, Any]) -> io.NodeOutput:
         values = clip if isinstance(clip, Tensor) else clip["samples"]
-        _check_finite(values)
+        if values.is_nested:
+            raise ValueError("The clip holds sound beside the video; residuals need the video latent alone.")
+        ranks = (4,) if isinstance(clip, Tensor) else (4, 5)
+        if values.ndim not in ranks or not values.numel():
+            raise ValueError(
+                f"The clip is {list(values.shape)}; frames of an image or a latent are needed. Make it again."
+            )
+        check_finite("The clip", values, "Make the clip again, or encode it with the VAE in float32.")
         height, width = values.shape[1:3] if isinstance(clip, Tensor) else values.shape[-2:]
         if min(height, width) < 2:
             raise ValueError(f"The clip has {width}x{height} pixels; its spectrum needs 2 each way. Use a larger clip.")
@@ -67,12 +75,3 @@ class MotionResiduals(io.ComfyNode):
                 residuals = {"samples": signed}
         pictures = to_images(residual_pictures(signed[0]))
         return io.NodeOutput(residuals, pictures, ui=ui.PreviewImage(pictures, cls=cls))
-
-
-def _check_finite(values: Tensor) -> None:
-    wrong = values.numel() - int(values.isfinite().sum())
-    if wrong:
-        raise ValueError(
-            f"The clip holds {wrong} NaN or infinite values of {values.numel()}; residuals need finite ones. "
-            "Make the clip again, or encode it with the VAE in float32."
-        )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..sma.checks import shown
 from ..sma.disk import DiskError
 from ..sma.files import save_lora
+from ..sma.finite import check_finite
 from ..sma.lora_formats import to_format
-from .host.paths import new_loras, shown
+from .host import paths
+from .host.paths import new_loras
 from .host.report import Report
 from .training_options import named_after
 
@@ -79,6 +83,8 @@ class SaveMotionLoRA(io.ComfyNode):
             metadata["prompt"] = prompt
         if fps:
             metadata["fps"] = fps
+        for key, tensor in lora.items():
+            check_finite(f"{shown(key)} of the LoRA", tensor, "Its training failed; train again.", math.inf)
         export = to_format(lora, FORMATS[format])
         if FORMATS[format] == "animatediff":
             # As AnimateDiff-MotionDirector writes it.
@@ -94,7 +100,7 @@ class SaveMotionLoRA(io.ComfyNode):
         left_out = f", {export.left_out} outside motion modules left out" if export.left_out else ""
         size = path.stat().st_size / 1e6
         report.tell(
-            f"Saved {shown(path)} (press R to see it in the lists of LoRA loaders), {size:.1f} MB: "
+            f"Saved {paths.shown(path)} (press R to see it in the lists of LoRA loaders), {size:.1f} MB: "
             f"{export.written} layers{left_out} ({format} format)"
         )
         return io.NodeOutput(ui=report.ui())

@@ -8,7 +8,11 @@ import reprlib
 import stat
 from numbers import Integral
 from pathlib import Path
+from types import NoneType
 from typing import Any, get_args
+
+# What is written as Python writes it, beside containers.
+_PLAIN = (bool, float, complex, bytes, bytearray, range, NoneType)
 
 
 class _Short(reprlib.Repr):
@@ -19,6 +23,17 @@ class _Short(reprlib.Repr):
         self.maxlevel = 3
         self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = 4
         self.maxstring = self.maxlong = self.maxother = 60
+
+    def repr1(self, x: object, level: int) -> str:
+        if hasattr(x, "shape") and hasattr(x, "dtype"):
+            return f"a tensor of {list(x.shape)}"
+        return super().repr1(x, level)
+
+    def repr_instance(self, x: object, level: int) -> str:
+        # What others' objects say of themselves is for programmers: addresses in memory and places of code.
+        if isinstance(x, _PLAIN):
+            return super().repr_instance(x, level)
+        return f"a value of kind {type(x).__name__}"
 
     def repr_int(self, x: int, level: int) -> str:
         # Python refuses to write out very long numbers.

@@ -25,6 +25,8 @@ def check_finite(name: str, values: Tensor, remedy: str, largest: float = LARGES
     """
     if not (values.is_floating_point() or values.is_complex()) or not values.numel():
         return
+    if values.dtype.itemsize == 1:  # of 8-bit floats PyTorch asks nothing
+        values = values.float()
     if wrong := values.numel() - int(values.isfinite().sum()):
         raise ValueError(
             f"{name} holds {wrong} NaN or infinite values of {values.numel()}; finite ones are needed. {remedy}"

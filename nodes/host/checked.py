@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import logging
 import re
 import traceback
@@ -66,9 +67,15 @@ def _is_ours(error: Exception) -> bool:
     """Whether the pack's own code raised an error, with a sentence; libraries raise ValueErrors as well, and kinds of them."""
     if type(error).__module__.startswith(_PACKAGE):
         return True
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    raised_in = Path(frames[-1].f_code.co_filename)
-    return type(error) in _SENTENCES and any(raised_in.is_relative_to(own) for own in _OWN)
+    if type(error) not in _SENTENCES:
+        return False
+    trace = error.__traceback__
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    code = trace.tb_frame.f_code
+    # Python itself raises ValueErrors in our code as well, as where values are unpacked.
+    raised = dis.opname[code.co_code[trace.tb_lasti]] == "RAISE_VARARGS"
+    return raised and any(Path(code.co_filename).is_relative_to(own) for own in _OWN)
 
 
 def _is_the_hosts(error: Exception) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import re
+from numbers import Real
 from typing import Any
 
 from torch import Tensor, nn
 
-from ...sma.finite import check_finite
+from ...sma.checks import shown
+from ...sma.finite import LARGEST, check_finite
 
 # Conditioning that holds for some noise levels or places only: the rest would be denoised without the network.
 _PARTIAL = ("start_percent", "end_percent", "area", "mask")
@@ -107,8 +108,10 @@ def check_text(network: nn.Module, text: Tensor, extra: dict[str, Any]) -> None:
     for name, value in extra.items():
         if isinstance(value, Tensor):
             check_finite(f"The conditioning's {name}", value, remedy)
-        elif isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"The conditioning's {name} is {value}; a finite number is needed. {remedy}")
+        elif isinstance(value, Real) and not -LARGEST <= value <= LARGEST:
+            raise ValueError(
+                f"The conditioning's {name} is {shown(value)}; a number from -{LARGEST:g} to {LARGEST:g} is needed. {remedy}"
+            )
     width = _text_width(network)
     if width is not None and text.shape[-1] != width:
         raise ValueError(

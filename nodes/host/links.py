@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from comfy_api.latest import io
 from torch import Tensor
 
 from ...sma.losses import MotionLoss
-from .values import given_inputs
+from .tensors import check_plain
+from .values import given_inputs, has_half_characters
 
 
 def check_links(values: Mapping[str, Any], inputs: Sequence[io.Input]) -> None:
@@ -25,12 +26,36 @@ def check_links(values: Mapping[str, Any], inputs: Sequence[io.Input]) -> None:
     for name, item, given in given_inputs(values, inputs, ""):
         value = given.get(item.id)
         needed, fits = _SOCKETS.get(item.io_type, ("", bool))
-        if needed and value is not None and not fits(value):
+        if needed and value is not None and (isinstance(value, type) or not fits(value)):
             raise ValueError(f"{name} is no {needed}. Link a node that gives one.")
+        if needed and value is not None:
+            for what, tensor, floating in _tensors(value):
+                check_plain(f"{name}{what}", tensor, floating=floating)
+
+
+def _tensors(value: Any) -> Iterator[tuple[str, Tensor, bool]]:
+    """The tensors in what a link gives: what to call each, itself, and whether it must hold floating-point values."""
+    if isinstance(value, Tensor):
+        yield "", value, True
+    elif _is_latent(value):
+        if isinstance(value["samples"], Tensor):  # what holds sound beside the video, the nodes refuse
+            yield "", value["samples"], True
+        if value.get("noise_mask") is not None:
+            yield "'s noise mask", value["noise_mask"], False
+    elif _is_conditioning(value):
+        for text, extra in value:
+            yield "", text, True
+            yield from (("'s " + key, held, False) for key, held in extra.items() if isinstance(held, Tensor))
+    elif _is_lora(value):
+        yield from (("", tensor, False) for tensor in value.values())
 
 
 def _is_latent(value: Any) -> bool:
-    if not isinstance(value, Mapping) or not hasattr(value.get("samples"), "ndim"):
+    if not isinstance(value, Mapping):
+        return False
+    samples = value.get("samples")
+    # Newer hosts put sound beside a video in a tensor of their own kind.
+    if not isinstance(samples, Tensor) and not getattr(samples, "is_nested", False):
         return False
     return isinstance(value.get("noise_mask"), Tensor | None)
 
@@ -43,7 +68,14 @@ def _is_conditioning(value: Any) -> bool:
 
 
 def _is_lora(value: Any) -> bool:
-    return isinstance(value, Mapping) and bool(value) and all(isinstance(tensor, Tensor) for tensor in value.values())
+    if not isinstance(value, Mapping) or not value:
+        return False
+    return all(isinstance(tensor, Tensor) and _is_name(key) for key, tensor in value.items())
+
+
+def _is_name(key: Any) -> bool:
+    """Whether a file can hold a tensor of this name."""
+    return isinstance(key, str) and not has_half_characters(key)
 
 
 # Socket type -> what it needs, and whether a value is that. Others' objects are known by what is asked of them.

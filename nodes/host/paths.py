@@ -12,6 +12,7 @@ from typing import Any
 
 import folder_paths
 
+from ...sma.checks import shown as written
 from ...sma.disk import DiskError
 from .lists import host_file, host_files
 
@@ -37,20 +38,22 @@ def clean_prefix(prefix: str) -> str:
     for part in slashed.split("/"):
         if part == ".." or slashed.startswith("/"):
             if not parts:
-                raise ValueError(f"The file name prefix {prefix!r} leads out of its folder; choose a plain name.")
+                raise ValueError(
+                    f"The file name prefix {written(prefix)} leads out of its folder; choose a plain name."
+                )
             parts.pop()
         elif name := part.strip(" ").rstrip(". "):  # Windows drops them at the end, so that two names become one
             parts.append(name)
     if not parts:
-        raise ValueError(f"The file name prefix {prefix!r} names no file; choose a plain name.")
+        raise ValueError(f"The file name prefix {written(prefix)} names no file; choose a plain name.")
     for name in parts:
         if found := _FORBIDDEN.search(name):
             raise ValueError(
-                f"The file name prefix {prefix!r} holds {found[0]!r}, which not every disk takes; leave it out."
+                f"The file name prefix {written(prefix)} holds {found[0]!r}, which not every disk takes; leave it out."
             )
         if _RESERVED.fullmatch(name):
             raise ValueError(
-                f"{name!r} in the file name prefix is the name of a device on Windows; choose another name."
+                f"{written(name)} in the file name prefix is the name of a device on Windows; choose another name."
             )
         if (length := len(name.encode())) > _LONGEST:
             raise ValueError(f"{name[:20]!r}... in the file name prefix has {length} bytes; use {_LONGEST} or fewer.")
@@ -63,7 +66,7 @@ def _new_files(folder: str, prefix: str, more: str = "") -> Iterator[Path]:
     prefix = clean_prefix(prefix) + more
     base = Path(output, folder).resolve()
     if not (base / prefix).resolve().is_relative_to(base):  # by a link
-        raise ValueError(f"The file name prefix {prefix!r} leads out of output/{folder}; choose a plain name.")
+        raise ValueError(f"The file name prefix {written(prefix)} leads out of output/{folder}; choose a plain name.")
     try:
         directory, name, counter, _, _ = folder_paths.get_save_image_path(f"{folder}/{prefix}", output)
     except OSError as error:
@@ -173,7 +176,13 @@ def state_path(name: str) -> Path:
     """
     mark = _SPARE_MARK if name.endswith(_SPARE_MARK) else ""
     folder = _state_folders()[mark].resolve()
-    path = folder if "\0" in name else (folder / name.removesuffix(mark)).resolve()
-    if not path.is_relative_to(folder) or not path.is_file():
-        raise ValueError(f"There is no training state {name!r} under output/{_STATES}; choose one from the list.")
+    try:
+        path = (folder / name.removesuffix(mark)).resolve()
+        found = path.is_relative_to(folder) and path.is_file()
+    except (OSError, ValueError):  # what no file can be called, or a folder that may not be looked into
+        found = False
+    if not found:
+        raise ValueError(
+            f"There is no training state {written(name)} under output/{_STATES}; choose one from the list."
+        )
     return path

@@ -55,8 +55,13 @@ def _check_text(name: str, value: Any, item: io.String.Input | io.Combo.Input) -
             known = ", ".join(map(repr, item.options))
             raise ValueError(f"{name} is {shown(value)}; the choices are {known}. Choose one of them.")
     # No text in a file can hold those; names of files that are there may.
-    elif any("\ud800" <= char <= "\udfff" for char in value):
+    elif has_half_characters(value):
         raise ValueError(f"{name} is {shown(value)}, with half a character in it. Write it anew.")
+
+
+def has_half_characters(text: str) -> bool:
+    """Whether a text holds half of a character, as Python makes of file names that are no UTF-8."""
+    return any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def given_inputs(

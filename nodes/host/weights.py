@@ -15,8 +15,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ...sma.checks import check_regular
+from ...sma.checks import check_regular, shown
 from .diffusers_folder import read_json
+from .tensors import is_plain
 
 SAFETENSORS_SUFFIXES = (".safetensors", ".sft")
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
@@ -70,7 +71,7 @@ def _safetensors(path: Path) -> Iterator[Any]:
             yield file
     except SafetensorError as error:
         raise ValueError(
-            f"{path.name} is damaged or no safetensors file ({error}). Download it again and compare its size."
+            f"{path.name} is damaged or no safetensors file. Download it again and compare its size."
         ) from error
 
 
@@ -108,6 +109,8 @@ def named_tensors(content: Any, name: str) -> dict[str, Tensor]:
     weights = {key: tensor for key, tensor in content.items() if isinstance(key, str) and isinstance(tensor, Tensor)}
     if not weights:
         raise ValueError(f"{name} holds no named tensors. Choose a weights file.")
+    if odd := next((key for key, tensor in weights.items() if not is_plain(tensor)), None):
+        raise ValueError(f"{shown(odd)} in {name} is no plain tensor. Use a .safetensors file of this model.")
     return weights
 
 
