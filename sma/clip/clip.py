@@ -106,12 +106,13 @@ def read_clip(path: Path, request: ClipRequest) -> Clip:
     try:
         with open_film(path, start=request.start, folder_fps=request.folder_fps, damaged=request.damaged) as film:
             return _take(path.name, film, request)
-    except av.InvalidDataError as error:
+    except av.FFmpegError as error:
         raise ValueError(
             f"{path.name} cannot be read as a clip: it is incomplete, or no film. Pick another."
         ) from error
-    except (av.FFmpegError, OSError) as error:
-        raise ValueError(f"{path.name} cannot be read as a clip: {error.strerror or error}.") from error
+    except OSError as error:
+        reason = (error.strerror or "it is damaged").lower()
+        raise ValueError(f"{path.name} cannot be read as a clip: {reason}. Pick another.") from error
 
 
 def write_video(frames: Tensor, fps: float, path: Path) -> None:

@@ -50,7 +50,11 @@ class Source:
 
 
 def open_container(path: Path) -> av.container.InputContainer:
-    return av.open(str(path), container_options={"format_whitelist": FFMPEG_READERS, "protocol_whitelist": "file"})
+    return av.open(
+        str(path),
+        container_options={"format_whitelist": FFMPEG_READERS, "protocol_whitelist": "file"},
+        metadata_errors="replace",  # titles in old alphabets are no reason to refuse a film
+    )
 
 
 def video_stream(container: av.container.InputContainer, name: str) -> av.VideoStream:
@@ -58,8 +62,11 @@ def video_stream(container: av.container.InputContainer, name: str) -> av.VideoS
     films = [stream for stream in container.streams.video if not _is_cover(stream)]
     if not films:
         raise ValueError(f"{name} holds no video stream. Pick another file.")
+    known = [stream for stream in films if stream.codec_context]
+    if not known:
+        raise ValueError(f"{name} is coded in a way that this FFmpeg does not decode. Convert it to mp4 (H.264) first.")
     best = container.streams.best("video")
-    return best if best in films else films[0]
+    return best if best in known else known[0]
 
 
 def _is_cover(stream: av.VideoStream) -> bool:

@@ -25,7 +25,7 @@ _FOREIGN = {
     "an error number": r"\[?Errno|os error \d",
     "a traceback": r"Traceback|File \"|, line \d+, in ",
     "a Python object": r"<class|<module|<function| object at 0x|NoneType|tensor\(|torch\.|dtype|positional argument",
-    "a library's words": r"(?i)deserializing|invalid ?header|missing key|invalid load key|unpickl|ffmpeg|Invalid data found|avcodec",
+    "a library's words": r"(?i)deserializing|invalid ?header|missing key|invalid load key|unpickl|patches welcome|Invalid data found|avcodec",
 }
 
 
