@@ -94,9 +94,13 @@ def said(host: Host, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture(scope="session")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Host:
     """The real host on CPU in this process, without a web server, with the pack loaded from this checkout."""
-    base = tmp_path_factory.mktemp("base")
+    return load_host(tmp_path_factory.mktemp("base"))
+
+
+def load_host(base: Path) -> Host:
+    """Imports the host with this base directory and the pack; once in a process."""
     for name in ("custom_nodes", "models", "input", "output", "user"):
-        (base / name).mkdir()
+        (base / name).mkdir(exist_ok=True)
     sys.path.insert(0, str(harness.find_host()))
     from comfy.cli_args import args
 
