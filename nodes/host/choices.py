@@ -10,14 +10,21 @@ from comfy_api.latest import io
 from ...sma.checks import shown
 
 
-def check_choices(values: Mapping[str, Any], inputs: Sequence[io.Input]) -> None:
+def check_choices(values: Mapping[str, Any], inputs: Sequence[io.Input], chosen: str = "") -> None:
     """Nothing where every DynamicCombo has a known choice and all that belongs to it.
 
     The host checks every other input when a prompt comes in. Of a DynamicCombo it drops an unknown choice and passes nothing on.
 
+    Args:
+        chosen: what stands among the values beside the inputs: the choice that they belong to.
+
     Raises:
-        ValueError: names the input, and its choices or what the choice lacks.
+        ValueError: names the input, and its choices, what the choice lacks or what is too much.
     """
+    own = {item.id for item in inputs} | {chosen}
+    # The host drops values of inputs that a node does not have, but hands on what is linked to them.
+    if surplus := [name for name in values if name not in own]:
+        raise ValueError(f"{shown(surplus[0])} is no input of this node as it is set. Remove that link.")
     for item in inputs:
         if not isinstance(item, io.DynamicCombo.Input):
             continue
@@ -33,4 +40,4 @@ def check_choices(values: Mapping[str, Any], inputs: Sequence[io.Input]) -> None
             raise ValueError(f"{item.id} {said}; the choices are {known}. Choose one of them.")
         if missing := [inner.id for inner in option.inputs if inner.id not in group and not inner.optional]:
             raise ValueError(f"{item.id} {key!r} lacks {', '.join(missing)}. Give {item.id}.{missing[0]} a value.")
-        check_choices(group, option.inputs)
+        check_choices(group, option.inputs, item.id)

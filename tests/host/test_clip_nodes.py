@@ -541,7 +541,7 @@ def test_residuals_of_values_that_are_no_numbers_are_refused_with_their_count(ho
     frames, video, batch = torch.rand(5, 4, 6, 3), torch.randn(1, 16, 5, 4, 6), torch.randn(5, 4, 6, 8)
     for clip, values in ((frames, frames), ({"samples": video}, video), ({"samples": batch}, batch)):
         values.view(-1)[:3] = value
-        with pytest.raises(ValueError, match=f"holds 3 NaN or infinite values of {values.numel()}; residuals"):
+        with pytest.raises(ValueError, match=f"holds 3 NaN or infinite values of {values.numel()}; finite"):
             host.call("SMA_MotionResiduals", clip=clip)
 
 

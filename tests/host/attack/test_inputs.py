@@ -113,7 +113,7 @@ def test_choices_that_are_not_there(world, field):
             for _ in range(8):
                 inputs = world.inputs(node)
                 group = inputs[item.id]
-                match drawn.randrange(4):
+                match drawn.randrange(5):
                     case 0:
                         how, group[item.id] = "unknown", drawn.choice([*oddities.TEXTS, *oddities.OTHERS])
                     case 1:
@@ -121,6 +121,8 @@ def test_choices_that_are_not_there(world, field):
                     case 2:
                         other = drawn.choice([option.key for option in item.options])
                         how, inputs[item.id] = f"only {other!r}", {item.id: other}
+                    case 3:
+                        how, group["unheard_of"] = "a part too many", 1
                     case _:
                         how, inputs[item.id] = "no mapping", drawn.choice([*oddities.OTHERS, group[item.id]])
                 field.attack(f"{node} {item.id}: {how}", lambda node=node, inputs=inputs: world.call(node, inputs))
