@@ -56,6 +56,9 @@ ODD += [
 ODD += ["日本語", "%date%", "([a-z0-9_.]+)+!", "start anew", [1, 2, 3], ["latent", 0], "9" * 5000]
 
 
+LONG = 400  # steps; the host tells of every 200th part of a run
+
+
 def _graph() -> dict:
     """Every node that needs no model file, and the least that makes them run."""
 
@@ -213,7 +216,7 @@ def _long(prefix: str, **changes: object) -> dict:
         for key, node in _graph().items()
         if key in ("sprites", "clip", "latent", "prompt", "loss", "spectral", "train", "save")
     }
-    graph["train"]["inputs"].update({"steps": 100_000, "save_prefix": prefix} | changes)
+    graph["train"]["inputs"].update({"steps": LONG, "save_prefix": prefix} | changes)
     return graph
 
 
@@ -243,7 +246,7 @@ def test_a_server_under_attack(tmp_path):
             prefix, at = f"cancelled{number}", drawn.randint(1, 12)
 
             def cancel(event, data, at=at):
-                if event == "progress" and data["max"] == 100_000 and data["value"] >= at:
+                if event == "progress" and data["max"] == LONG and data["value"] >= at:
                     client.interrupt()
 
             result = client.run(_long(prefix, seed=number, save_every=drawn.choice([0, 2])), on_event=cancel)
