@@ -170,7 +170,7 @@ def test_a_gap_and_a_broken_image_are_told_on_the_node(host, clips, said):
     said.clear()
     assert load(host, "gap/", timing=stride, skip_damaged=True)[2] == 4
     assert said == [
-        "5 images at 8 fps → 4 at 8 fps on average (uneven, 0.12 to 0.25 s apart), 0.0-0.5 s, 16x12 → 20x16 centre crop",
+        "5 images at 8 fps → 4 at 6 fps on average (uneven, 0.12 to 0.25 s apart), 0.0-0.67 s, 16x12 → 20x16 centre crop",
         "images missing by their numbers: 3",
         "1 damaged image passed over: 5.png",
     ]  # each once
