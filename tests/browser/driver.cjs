@@ -353,6 +353,7 @@ async function shownReports(page) {
         height: height / scale,
         inside: window.LiteGraph.vueNodesMode || widget.y + widget.computedHeight <= node.size[1] + 1,
         seen: element.checkVisibility() && width > 0 && height > 0,
+        outdated: element.classList.contains("outdated"),
       }
     }
     return found
@@ -425,6 +426,8 @@ async function runAndRead(job, page, problems) {
   const after = await savedValues(page)
   chosen.with = await chooseLayers(page, TRAINER)
   await setTitled(page, "Train Motion LoRA", { steps: 5000, seed: 3 })
+  await page.mouse.click(1350, 1400) // on the empty canvas: the page looks for changes when the user has done something
+  await note("other_values")
   const third = queueAndWait(page, job.timeout * 1000)
   third.catch(() => {}) // where a wait below fails first
   await trainerSays(page, "modules adapted", "Saved")
