@@ -138,8 +138,8 @@ class LoadMotionClip(io.ComfyNode):
                     "skip_damaged",
                     optional=True,
                     force_input=True,
-                    tooltip="Connect true to pass over frames and images that are damaged; the report names them. Otherwise a "
-                    "damaged one is refused.",
+                    tooltip="Connect a Boolean node set to true to pass over frames and images that are damaged; the report "
+                    "names them. Otherwise a damaged one is refused.",
                 ),
             ],
             outputs=[
@@ -205,7 +205,7 @@ class LoadMotionClip(io.ComfyNode):
         taken = clip.report
         if vae is not None and (left_out := what_it_leaves_out(vae, *clip.frames.shape[:3])):
             taken += f"; {left_out}"
-        report.tell(taken)
+        report.tell("; ".join(part for part in taken.split("; ") if part not in clip.warnings))
         frames, height, width, _ = clip.frames.shape
         still = still_warning(clip.frames.movedim(-1, 0)[None])
         for text in filter(None, (*clip.warnings, still, _unlike_training(vae, ClipSize(frames, width, height)))):

@@ -60,7 +60,7 @@ def other_model(model: Any, lora: LoRASource, reading: Reading) -> str:
         )
         return f"{text} {_right_model(lora)}"
     return (
-        f"No key of {lora.name} names a layer of this model, which is {here}; its layers are like {layer!r}, which is unknown here. "
+        f"No key of {lora.name} names a layer of this model, which is {here}; the file's layers are like {layer!r}. "
         "If it is for this model, export it in the ComfyUI format."
     )
 

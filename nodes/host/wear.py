@@ -181,7 +181,8 @@ def _read(lora: LoRASource, shapes: Mapping[str, Sequence[int]]) -> Reading:
     broken += [name for name, dora in reading.doras.items() if not is_finite(dora.magnitude)]
     if broken:
         raise ValueError(
-            f"{lora.name} holds NaN or infinite values in {len(broken)} layers, for example {broken[0]}. Its training failed; use another."
+            f"{lora.name} holds NaN or infinite values in {len(broken)} {'layer' if len(broken) == 1 else 'layers'}, for example "
+            f"{broken[0]}. Its training failed; use another."
         )
     return reading
 

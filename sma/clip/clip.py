@@ -197,7 +197,7 @@ def _picked(name: str, film: Film, request: ClipRequest, rate: Fraction) -> Iter
             moment += 1 / rate
         if moment <= until:
             raise ValueError(
-                f"{name} has {film.holds}, too few for {rate_text(rate)} fps: its frame at "
+                f"{name} has {_contents(film)}, too few for {rate_text(rate)} fps: its frame at "
                 f"{seconds_text(shot.time)} s would be repeated. Lower fps or use a stride."
             )
     if request.frame_count:
@@ -205,9 +205,14 @@ def _picked(name: str, film: Film, request: ClipRequest, rate: Fraction) -> Iter
         lower = "Lower start or frame_count" if start else "Lower frame_count"
         quicker = " or stride" if request.stride > 1 else ", or raise fps" if rate < film.rate else ""
         raise ValueError(
-            f"{name} has {film.holds}; {request.frame_count} frames at {rate_text(rate)} fps need {need} s "
+            f"{name} has {_contents(film)}; {request.frame_count} frames at {rate_text(rate)} fps need {need} s "
             f"from {seconds_text(start)} s, it has {left} s. {lower}{quicker}."
         )
+
+
+def _contents(film: Film) -> str:
+    """What a film holds, and what of it could not be taken."""
+    return f"{film.holds} ({'; '.join(film.warnings)})" if film.warnings else film.holds
 
 
 def _spans(film: Film) -> Iterator[tuple[Shot, Fraction]]:

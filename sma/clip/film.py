@@ -27,7 +27,7 @@ class Shot:
 class Film:
     """An open film: its shots in order, its mean frame rate, and what it holds in words ("91 frames at 29.97 fps").
 
-    `notes` is what else the clip's report says, such as "64:45 pixels, widened". `warnings` are those of them that a user
+    `notes` is what else the clip's report says, such as "deinterlaced". `warnings` are those of them that a user
     needs to see beside the report. Both may grow while shots are read and loaded; each is a set in order of arrival.
     """
 

@@ -44,6 +44,10 @@ class Reading:
     def note(self, text: str) -> None:
         self.film.notes[text] = None
 
+    def warn(self, text: str) -> None:
+        self.note(text)
+        self.film.warnings[text] = None
+
     def lose(self, moment: Fraction, error: Exception | None = None) -> None:
         """Pass over the damaged frame of that moment and say so, or refuse it."""
         if not self.skip:

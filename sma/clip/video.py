@@ -85,7 +85,7 @@ class _Look:
         turn, pixel = turn_of(frame), self.pixel
         if frame.interlaced_frame:
             frame = deinterlaced(before, frame, after)
-            self.notes["interlaced, deinterlaced"] = None
+            self.notes["deinterlaced"] = None
         shown = turn(picture(frame, self.transfer, self.primaries))
         if tilt := tilt_of(frame):
             self.notes[f"to be turned by {tilt} degrees more, which is left out"] = None
@@ -115,7 +115,7 @@ def _shots(reading: Reading, look: _Look, announced: Fraction | None) -> Iterato
     if held:
         yield _shot(before, held, None, look)
     if announced and end < announced - _CUT_OFF:
-        reading.note(f"its pictures end at {seconds_text(end)} s, the file announces {seconds_text(announced)} s")
+        reading.warn(f"its pictures end at {seconds_text(end)} s, the file announces {seconds_text(announced)} s")
 
 
 def _shot(before: Moment | None, now: Moment, after: Moment | None, look: _Look) -> Shot:

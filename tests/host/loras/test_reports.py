@@ -35,7 +35,7 @@ def test_a_lora_of_another_family_is_refused(unet, wan, lora_folder):
 def test_a_lora_of_an_unknown_family_is_refused_by_what_it_says_of_itself(unet, lora_folder):
     tensors = {"a.b.lora_A.weight": torch.ones(2, 3), "a.b.lora_B.weight": torch.ones(4, 2)}
     with pytest.raises(
-        ValueError, match="No key of The trained LoRA names a layer .* UNet3D; its layers are like 'a.b'"
+        ValueError, match="No key of The trained LoRA names a layer .* UNet3D; the file's layers are like 'a.b'"
     ):
         unet.wear(tensors)
     save_file(tensors, lora_folder / "other.safetensors", {"base_model": "CogVideoX"})
@@ -62,7 +62,7 @@ def test_a_lora_of_a_failed_training_is_refused(wan):
     broken = next(key for key in lora if key.endswith("lora_B.weight"))
     lora[broken][0, 0] = float("nan")
     with pytest.raises(
-        ValueError, match=r"holds NaN or infinite values in 1 layers, for example blocks\.0\.self_attn\.\w"
+        ValueError, match=r"holds NaN or infinite values in 1 layer, for example blocks\.0\.self_attn\.\w"
     ):
         wan.wear(lora)
 

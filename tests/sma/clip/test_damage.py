@@ -69,6 +69,18 @@ def test_a_damaged_frame_is_refused_with_its_moment_or_passed_over_and_told(film
     assert clip.report.endswith(f"; {clip.warnings[0]}")
 
 
+def test_a_film_that_was_cut_short_says_so_where_it_is_too_short(films, tmp_path):
+    path = films.write(tmp_path / "film.mp4", FRAMES, container={"movflags": "+faststart"})
+    *_, (_, position, _) = films.packets(path)[: FRAMES // 2]
+    path.write_bytes(path.read_bytes()[:position])
+    with pytest.raises(
+        ValueError, match=r"^film.mp4 has .*its pictures end at .* s, the file announces .*\); .* frames at 8 fps need"
+    ):
+        read_clip(path, ClipRequest(**SIZE, frame_count=FRAMES // 3, fps=8.0, damaged="skip"))
+    clip = read_clip(path, ClipRequest(**SIZE, frame_count=0, damaged="skip"))
+    assert any(warning.startswith("its pictures end at") for warning in clip.warnings)
+
+
 def test_frames_after_a_damaged_one_keep_their_moments(films, tmp_path):
     path = films.write(tmp_path / "film.mp4", FRAMES, g="12", bf="2")
     damage(films, path, DAMAGED, all_noise)

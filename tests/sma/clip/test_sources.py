@@ -116,7 +116,7 @@ def write_sound(path):
 
 FAKES = {
     "an empty file": lambda path: path.write_bytes(b""),
-    "a text": lambda path: path.write_text("héllo, not a film\n" * 40, encoding="utf-8"),
+    "a text file": lambda path: path.write_text("héllo, not a film\n" * 40, encoding="utf-8"),
     "a web page": lambda path: path.write_text("\n <!doctype HTML><html><body>404</body></html>"),
     "a Git LFS pointer without the file it stands for": lambda path: path.write_text(
         "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n"
