@@ -80,6 +80,7 @@ def _first_stamp(reading: Reading) -> int:
     with open_container(reading.path) as container:
         stream = video_stream(container, reading.name)
         for packet in container.demux(stream):
+            reading.check()
             try:
                 for frame in packet.decode():
                     if frame.pts is not None and not frame.is_corrupt:
@@ -109,6 +110,8 @@ def _timed(source: Source, reading: Reading, careful: bool) -> Iterator[Moment]:
             time, missing = clock.shows(frame), watch.comes_out(frame)
             entered = entered or _can_begin(frame, source.whole)
             if not entered:
+                if not source.whole and time > reading.start:
+                    return  # too late for the start: the next seek aims earlier
                 continue
             if not careful and (missing or frame.is_corrupt):
                 raise _Unsure

@@ -14,7 +14,7 @@ import numpy as np
 
 from .colour import conversion
 from .decode import Moment, moments
-from .film import Damaged, Film, Shot, counted, fraction, rate_text, seconds_text
+from .film import Check, Damaged, Film, Shot, counted, fraction, rate_text, seconds_text
 from .frame import picture
 from .interlaced import deinterlaced
 from .packets import open_container, video_stream
@@ -25,11 +25,12 @@ _CUT_OFF = Fraction(1, 2)  # seconds that may lack at a film's end before it is 
 
 
 @contextmanager
-def open_video(path: Path, start: float, damaged: Damaged = "refuse") -> Iterator[Film]:
+def open_video(path: Path, start: float, damaged: Damaged, check: Check) -> Iterator[Film]:
     """Open a video near `start` seconds.
 
     Args:
         damaged: "refuse" raises at a damaged frame, "skip" passes it over and says so in the film's notes and warnings.
+        check: called for every packet; what it raises ends the reading.
     """
     notes: dict[str, None] = {}
     with open_container(path) as container:
@@ -46,7 +47,7 @@ def open_video(path: Path, start: float, damaged: Damaged = "refuse") -> Iterato
             notes,
         )
     film = Film(iter(()), Fraction(rate), holds, notes)
-    reading = Reading(path, fraction(start), damaged == "skip", film)
+    reading = Reading(path, fraction(start), damaged == "skip", film, check)
     with closing(_shots(reading, look, announced)) as shots:
         yield replace(film, shots=shots)
 
