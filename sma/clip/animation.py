@@ -71,7 +71,9 @@ def open_animation(path: Path, damaged: Damaged, check: Check) -> Iterator[Film]
 
 def _gif_durations(path: Path) -> list[int]:
     """Milliseconds of each frame."""
-    with av.open(str(path), format="gif", container_options={"protocol_whitelist": "file"}) as container:
+    with av.open(
+        str(path), format="gif", container_options={"protocol_whitelist": "file"}, metadata_errors="replace"
+    ) as container:
         packets = container.demux()
         return [int(packet.duration * packet.time_base * 1000) for packet in packets if packet.size] or [0]
 

@@ -116,7 +116,7 @@ def read_clip(path: Path, request: ClipRequest, check: Check = no_check) -> Clip
             f"{path.name} cannot be read as a clip: it is incomplete, or no film. Pick another."
         ) from error
     except (av.FFmpegError, OSError) as error:
-        raise ValueError(f"{path.name} cannot be read as a clip: {error.strerror or error}.") from error
+        raise ValueError(f"{path.name} cannot be read as a clip: {error.strerror or error}. Pick another.") from error
 
 
 def write_video(frames: Tensor, fps: float, path: Path) -> None:

@@ -109,9 +109,11 @@ def _timed(source: Source, reading: Reading, careful: bool) -> Iterator[Moment]:
         for frame in frames:
             time, missing = clock.shows(frame), watch.comes_out(frame)
             entered = entered or _can_begin(frame, source.whole)
-            if not entered:
-                if not source.whole and time > reading.start:
+            if not entered and not source.whole:
+                if time > reading.start:
                     return  # too late for the start: the next seek aims earlier
+                continue
+            if not entered and time < 0:  # leans on what was sent before the recording began
                 continue
             if not careful and (missing or frame.is_corrupt):
                 raise _Unsure

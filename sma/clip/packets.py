@@ -50,7 +50,11 @@ class Source:
 
 
 def open_container(path: Path) -> av.container.InputContainer:
-    return av.open(str(path), container_options={"format_whitelist": FFMPEG_READERS, "protocol_whitelist": "file"})
+    return av.open(
+        str(path),
+        container_options={"format_whitelist": FFMPEG_READERS, "protocol_whitelist": "file"},
+        metadata_errors="replace",  # titles in old alphabets are no reason to refuse a film
+    )
 
 
 def video_stream(container: av.container.InputContainer, name: str) -> av.VideoStream:
@@ -58,8 +62,11 @@ def video_stream(container: av.container.InputContainer, name: str) -> av.VideoS
     films = [stream for stream in container.streams.video if not _is_cover(stream)]
     if not films:
         raise ValueError(f"{name} holds no video stream. Pick another file.")
+    known = [stream for stream in films if stream.codec_context]
+    if not known:
+        raise ValueError(f"{name} is coded in a way that this FFmpeg does not decode. Convert it to mp4 (H.264) first.")
     best = container.streams.best("video")
-    return best if best in films else films[0]
+    return best if best in known else known[0]
 
 
 def _is_cover(stream: av.VideoStream) -> bool:
@@ -110,8 +117,7 @@ def packets_from(
 def _stamped(container: av.container.InputContainer, stream: av.VideoStream, reading: Reading) -> Iterator[av.Packet]:
     """The packets of a stream, each with a dts, which some containers leave out."""
     after = None
-    for packet in container.demux(stream):
-        reading.check()
+    for packet in _demuxed(container, stream, reading):
         if not packet.size:  # the one that ends a stream
             continue
         if packet.dts is None:
@@ -120,6 +126,18 @@ def _stamped(container: av.container.InputContainer, stream: av.VideoStream, rea
             raise ValueError(f"{reading.name} has frames without timestamps. Convert it to mp4 first.")
         after = packet.dts + (packet.duration or _usual_gap(stream))
         yield packet
+
+
+def _demuxed(container: av.container.InputContainer, stream: av.VideoStream, reading: Reading) -> Iterator[av.Packet]:
+    while True:
+        reading.check()
+        try:
+            for packet in container.demux(stream):
+                reading.check()
+                yield packet
+            return
+        except av.BlockingIOError:  # MPEG-TS with much damage: FFmpeg asks to be called again
+            continue
 
 
 def _usual_gap(stream: av.VideoStream) -> int:
@@ -168,7 +186,9 @@ def _head(packets: Iterator[av.Packet]) -> list[av.Packet]:
 
 
 def _origin(head: list[av.Packet], first_shown: Callable[[], int]) -> int:
-    key = next((place for place, packet in enumerate(head) if packet.is_keyframe), 0)
+    key = next((place for place, packet in enumerate(head) if packet.is_keyframe), None)
+    if key is None:
+        return first_shown()
     # An edit list begins in the middle: what lies before is decoded, and not shown.
     shown = [_pts(packet) for packet in head[key:] if not packet.is_discard]
     if not shown:

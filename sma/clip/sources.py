@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import av
+from PIL import Image
 
 from .animation import open_animation
 from .contents import GIF, WEBP, what_it_is
@@ -36,6 +37,8 @@ def open_film(
     with ExitStack() as stack:
         try:
             film = stack.enter_context(_reader(path, what, start, folder_fps, damaged, check))
+        except Image.DecompressionBombError as error:
+            raise ValueError(f"{path.name} has more pixels than Pillow opens. Save it smaller.") from error
         except (av.FFmpegError, OSError) as error:
             system = error.errno and not isinstance(error, av.FFmpegError)  # Pillow's errors have no number
             if not what or system:

@@ -66,6 +66,8 @@ def _holds(container: av.container.InputContainer, stream: av.VideoStream, rate:
 
 def _announced(container: av.container.InputContainer, stream: av.VideoStream) -> Fraction | None:
     """Seconds of the film by its own header."""
+    if container.format.name == "avi" and stream.frames:  # where it was cut, FFmpeg takes what is left for its duration
+        return stream.frames / Fraction(stream.average_rate or stream.guessed_rate)
     if stream.duration:
         return stream.duration * Fraction(stream.time_base)
     return Fraction(container.duration, av.time_base) if container.duration else None
