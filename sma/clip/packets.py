@@ -99,7 +99,7 @@ def packets_from(
     head = _head(source.packets)
     source.packets = chain(head, source.packets)
     source.by_rank = stores_no_pts and stream.codec_context.has_b_frames
-    source.origin = head[0].dts if source.by_rank else _origin(head, first_shown)
+    source.origin = head[0].dts if source.by_rank else _origin(head, first_shown, indexed)
     target = source.origin + int(reading.start / stream.time_base)
     from_start = source.by_rank or stream.codec_context.pix_fmt == "pal8"  # a palette comes with the first packet alone
     if reading.start > 0 and earlier is not None and not from_start:
@@ -185,10 +185,11 @@ def _head(packets: Iterator[av.Packet]) -> list[av.Packet]:
     return head
 
 
-def _origin(head: list[av.Packet], first_shown: Callable[[], int]) -> int:
+def _origin(head: list[av.Packet], first_shown: Callable[[], int], indexed: bool) -> int:
     key = next((place for place, packet in enumerate(head) if packet.is_keyframe), None)
-    if key is None:
+    if key is None and not indexed:  # a broadcast that was tuned into long before its next key frame
         return first_shown()
+    key = key or 0
     # An edit list begins in the middle: what lies before is decoded, and not shown.
     shown = [_pts(packet) for packet in head[key:] if not packet.is_discard]
     if not shown:
