@@ -128,12 +128,12 @@ def write_video(frames: Tensor, fps: float, path: Path) -> None:
     _, height, width, _ = frames.shape
     if height % 2 or width % 2:
         raise ValueError(f"An mp4 needs even sides, these frames are {width}x{height}. Crop or resize them.")
-    pixels = (frames.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=fraction(fps), options={"crf": "10"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for picture in pixels:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for picture in frames.detach():  # one by one: a long clip fills the memory without copies
+            pixels = (picture.cpu().float().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
 
 

@@ -44,6 +44,8 @@ def open_video(path: Path, start: float, damaged: Damaged, check: Check) -> Iter
             pixel_shape(stream.sample_aspect_ratio),
             int(stream.codec_context.color_trc),
             int(stream.codec_context.color_primaries),
+            # By the format's own rule the fourth byte of its pixels is unused: most writers leave 0 there.
+            container.format.name == "avi" and stream.codec_context.name == "rawvideo",
             notes,
         )
     film = Film(iter(()), Fraction(rate), holds, notes)
@@ -80,6 +82,7 @@ class _Look:
     pixel: Fraction
     transfer: int
     primaries: int
+    opaque: bool
     notes: dict[str, None]
 
     def load(self, before: av.VideoFrame | None, frame: av.VideoFrame, after: av.VideoFrame | None) -> np.ndarray:
@@ -87,7 +90,7 @@ class _Look:
         if frame.interlaced_frame:
             frame = deinterlaced(before, frame, after)
             self.notes["interlaced, deinterlaced"] = None
-        shown = turn(picture(frame, self.transfer, self.primaries))
+        shown = turn(picture(frame, self.transfer, self.primaries, self.opaque))
         if tilt := tilt_of(frame):
             self.notes[f"to be turned by {tilt} degrees more, which is left out"] = None
         if turn.swap:
