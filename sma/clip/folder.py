@@ -31,7 +31,7 @@ def is_image(entry: Path) -> bool:
 
 def image_files(folder: Path) -> list[Path]:
     """The images of a folder in natural order; other files, hidden ones and folders in it are passed over."""
-    return sorted(filter(is_image, folder.iterdir()), key=lambda file: natural_key(file.name))
+    return sorted(filter(is_image, folder.iterdir()), key=lambda file: (natural_key(file.name), file.name))
 
 
 @contextmanager

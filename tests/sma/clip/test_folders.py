@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -151,3 +152,12 @@ def test_a_tiff_whose_tags_are_damaged_is_named(walk, place, value):
     (walk / "f07.png").unlink()
     words = r"is cut short or damaged|is a tiff that is damaged|holds 0-bit integer values"
     assert re.match(rf"f07.tif in walk \(image 8 of 12, 0.88 s\) ({words})", refusal(walk))
+
+
+def test_names_that_count_alike_come_in_one_order_on_every_disk(tmp_path, monkeypatch):
+    names = ["a1.jpg", "a01.png", "a1.png", "a2.png"]
+    for name in names:
+        Image.new("L", (4, 3)).save(tmp_path / name)
+    for order in (names, names[::-1]):
+        monkeypatch.setattr(Path, "iterdir", lambda folder, order=order: (folder / name for name in order))
+        assert [file.name for file in image_files(tmp_path)] == names
