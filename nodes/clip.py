@@ -16,6 +16,7 @@ from ..sma.clip.size import ClipSize
 from ..sma.stillness import still_warning
 from .host import clips
 from .host.memory import check_room, free_memory
+from .host.progress import raise_if_cancelled
 from .host.report import Report
 from .host.rules import family_of_model
 from .host.vae import frame_counts, nearest_side, what_it_leaves_out
@@ -201,7 +202,10 @@ class LoadMotionClip(io.ComfyNode):
             damaged="skip" if skip_damaged else "refuse",
         )
         path = clips.find(file)
-        clip = read_clip(path, request) if model is None else read_snapped(path, request, family_of_model(model))
+        if model is None:
+            clip = read_clip(path, request, raise_if_cancelled)
+        else:
+            clip = read_snapped(path, request, family_of_model(model), raise_if_cancelled)
         taken = clip.report
         if vae is not None and (left_out := what_it_leaves_out(vae, *clip.frames.shape[:3])):
             taken += f"; {left_out}"

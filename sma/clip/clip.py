@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_option
-from .film import Damaged, Film, Shot, fraction, rate_text, seconds_text
+from .film import Check, Damaged, Film, Shot, fraction, no_check, rate_text, seconds_text
 from .fit import Crop, fitted
 from .limits import check_memory
 from .sources import open_film
@@ -55,6 +55,9 @@ class ClipRequest:
     def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1:
             raise ValueError(f"The clip size is {self.width}x{self.height}; both sides need at least 1 pixel.")
+        for name in ("start", "fps", "folder_fps"):  # a linked number may be anything
+            if not math.isfinite(getattr(self, name) or 0):
+                raise ValueError(f"{name} is {getattr(self, name)}; it needs to be a number.")
         if self.start < 0:
             raise ValueError(f"start is {self.start} s; it counts from the first frame, so use 0 or more.")
         if self.frame_count < 0 or self.frame_count == 1:
@@ -86,7 +89,7 @@ class Clip:
     warnings: tuple[str, ...] = ()
 
 
-def read_clip(path: Path, request: ClipRequest) -> Clip:
+def read_clip(path: Path, request: ClipRequest, check: Check = no_check) -> Clip:
     """Read a clip from a video, an animated gif or webp, or a folder of images in natural order.
 
     Streams: no more is decoded than from the key frame before `start` (gif, webp and avi with B frames: from the first
@@ -97,6 +100,9 @@ def read_clip(path: Path, request: ClipRequest) -> Clip:
     and mirrored as they say, pixels that are not square are widened or heightened, HDR and wide colours become ordinary
     ones, interlaced frames are deinterlaced. The report names what was done of the last three.
 
+    Args:
+        check: called for every packet and picture; what it raises, such as a cancel, ends the reading.
+
     Raises:
         ValueError: unreadable file, folder without images, images or frames of several sizes, film too short, fps above
             what the film has frames for, a damaged frame where they are refused, or frames that cannot be put in order.
@@ -104,14 +110,16 @@ def read_clip(path: Path, request: ClipRequest) -> Clip:
     if not path.exists():
         raise ValueError(f"There is no clip {path.name!r}. Pick or upload one.")
     try:
-        with open_film(path, start=request.start, folder_fps=request.folder_fps, damaged=request.damaged) as film:
+        with open_film(
+            path, start=request.start, folder_fps=request.folder_fps, damaged=request.damaged, check=check
+        ) as film:
             return _take(path.name, film, request)
     except av.InvalidDataError as error:
         raise ValueError(
             f"{path.name} cannot be read as a clip: it is incomplete, or no film. Pick another."
         ) from error
     except (av.FFmpegError, OSError) as error:
-        raise ValueError(f"{path.name} cannot be read as a clip: {error.strerror or error}.") from error
+        raise ValueError(f"{path.name} cannot be read as a clip: {error.strerror or error}. Pick another.") from error
 
 
 def write_video(frames: Tensor, fps: float, path: Path) -> None:
@@ -123,12 +131,12 @@ def write_video(frames: Tensor, fps: float, path: Path) -> None:
     _, height, width, _ = frames.shape
     if height % 2 or width % 2:
         raise ValueError(f"An mp4 needs even sides, these frames are {width}x{height}. Crop or resize them.")
-    pixels = (frames.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=fraction(fps), options={"crf": "10"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for picture in pixels:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for picture in frames.detach():  # one by one: a long clip fills the memory without copies
+            pixels = (picture.cpu().float().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
 
 

@@ -10,6 +10,11 @@ from typing import Literal
 import numpy as np
 
 Damaged = Literal["refuse", "skip"]  # what to do at frames that cannot be read
+Check = Callable[[], None]  # called again and again during a long work; what it raises, such as a cancel, ends the work
+
+
+def no_check() -> None:
+    """A check that never ends the work."""
 
 
 @dataclass(frozen=True)

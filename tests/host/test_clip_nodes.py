@@ -109,6 +109,16 @@ def test_the_list_names_films_gifs_image_folders_and_the_packs_own_clips(host, c
     assert schema.inputs[0].options == ["film.mp4", "loop.gif", "walk/", example]
 
 
+@pytest.mark.parametrize("file", ["film.mp4", "loop.gif", "walk/"])
+@pytest.mark.parametrize("rounded", [False, True])
+def test_cancel_is_heard_while_a_clip_is_read(host, clips, wan_model, file, rounded):
+    import comfy.model_management as management
+
+    management.interrupt_current_processing(True)
+    with pytest.raises(management.InterruptProcessingException):
+        load(host, file, **({"model": wan_model} if rounded else {}))
+
+
 def test_the_list_names_nothing_that_cannot_be_read(host, clips, monkeypatch, tmp_path):
     import folder_paths
 

@@ -172,6 +172,36 @@ def test_a_cut_film_says_that_it_is_incomplete(films, tmp_path):
         read_clip(path, ClipRequest(**SIZE))
 
 
+@pytest.mark.parametrize("name", ["h264.mp4", "h264-b-frames.mp4", "mpeg4.mkv", "prores.mov"])
+def test_a_damaged_first_frame_is_not_passed_over_in_silence(films, tmp_path, name):
+    path = films.write(tmp_path / name, FRAMES, **FILMS[name])
+    damage(films, path, 0, second_half_zeros)
+    with pytest.raises(ValueError, match=f"^{name} cannot be read at 0.0 s: its frame there is damaged"):
+        read_clip(path, ClipRequest(**SIZE, frame_count=4))
+    clip = read_clip(path, ClipRequest(**SIZE, frame_count=0, damaged="skip"))
+    assert "damaged frame" in clip.warnings[0] and clip.timestamps[0] > 0
+    assert numbers(films, clip)[-1] == FRAMES - 1
+
+
+def test_an_avi_that_was_cut_between_two_frames_is_told(films, tmp_path):
+    path = films.write(tmp_path / "film.avi", FRAMES, codec="mjpeg", pix_fmt="yuvj420p")
+    _, position, size = films.packets(path)[47]
+    path.write_bytes(path.read_bytes()[: position + 8 + size])
+    clip = read_clip(path, ClipRequest(**SIZE, frame_count=0))
+    assert numbers(films, clip) == list(range(48))
+    assert clip.report.endswith("; its pictures end at 2.0 s, the file announces 4.0 s")
+
+
+def test_a_broadcast_that_ends_in_noise_is_read(films, tmp_path):
+    """FFmpeg loses its way there, and asks to be called again."""
+    path = films.write(tmp_path / "film.ts", 24, g="12", bf="0")
+    data = path.read_bytes()
+    for length in range(320, 350, 6):
+        path.write_bytes(data[:-length] + random.Random(2).randbytes(length))
+        clip = read_clip(path, ClipRequest(**SIZE, frame_count=0, damaged="skip"))
+        assert numbers(films, clip)[:21] == list(range(21))
+
+
 def test_nothing_but_the_two_ways_with_damage_is_taken():
     with pytest.raises(ValueError, match="refuse, skip"):
         ClipRequest(**SIZE, damaged="ignore")

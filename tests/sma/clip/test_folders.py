@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -147,3 +150,24 @@ def test_what_the_numbers_in_names_say(names, notes):
 def test_the_same_number_twice_is_told():
     names = ["1.jpg", "1.png", "2.png", "3.png"]
     assert numbering_notes(names) == ["1.jpg and 1.png have one number and are read one after the other"]
+
+
+@pytest.mark.parametrize("place, value", [(8, 7), (36, 2), (36, 7), (72, 2)])
+def test_a_tiff_whose_tags_are_damaged_is_named(walk, place, value):
+    """The number of its tags is wrong, or the bits of its samples or the place of its pixels are text."""
+    Image.new("I;16", (16, 12), 9).save(walk / "f07.tif")
+    data = bytearray((walk / "f07.tif").read_bytes())
+    data[place] = value
+    (walk / "f07.tif").write_bytes(data)
+    (walk / "f07.png").unlink()
+    words = r"is cut short or damaged|is a tiff that is damaged|holds 0-bit integer values"
+    assert re.match(rf"f07.tif in walk \(image 8 of 12, 0.88 s\) ({words})", refusal(walk))
+
+
+def test_names_that_count_alike_come_in_one_order_on_every_disk(tmp_path, monkeypatch):
+    names = ["a1.jpg", "a01.png", "a1.png", "a2.png"]
+    for name in names:
+        Image.new("L", (4, 3)).save(tmp_path / name)
+    for order in (names, names[::-1]):
+        monkeypatch.setattr(Path, "iterdir", lambda folder, order=order: (folder / name for name in order))
+        assert [file.name for file in image_files(tmp_path)] == names
