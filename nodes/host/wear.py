@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 _PLAIN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 # The host's function of a layer and what comes before it.
 _FOLDED = "linear_input_act"
+_LARGEST_SETTINGS = 2**22
 AUTO, PATCH, BYPASS = "auto", "patch weights", "bypass"
 
 
@@ -68,7 +69,18 @@ def _peft_settings(path: Path) -> dict[str, object]:
     beside = path.with_name(PEFT_CONFIG)
     if path.stem != "adapter_model" or not beside.is_file() or beside.resolve().parent != path.resolve().parent:
         return {}
-    return {PEFT_CONFIG: beside.read_text(encoding="utf-8")}
+    try:
+        with beside.open("rb") as file:
+            settings = file.read(_LARGEST_SETTINGS + 1)
+    except OSError as error:
+        raise ValueError(
+            f"{PEFT_CONFIG} beside {path.name} cannot be read ({error.strerror}), and its alpha is in there. Let ComfyUI read it."
+        ) from error
+    if len(settings) > _LARGEST_SETTINGS:
+        raise ValueError(
+            f"{PEFT_CONFIG} beside {path.name} is over {_LARGEST_SETTINGS // 2**20} MB; PEFT's hold some kB. Download it again."
+        )
+    return {PEFT_CONFIG: settings.decode(errors="replace")}
 
 
 @looks_inside
