@@ -20,7 +20,7 @@ class LoadMotionLoRA(io.ComfyNode):
             category="Spectral Motion/make",
             description="Puts a motion LoRA on a MODEL and says how many of its keys were applied, and how many change nothing. Reads ours, "
             "diffusers, PEFT, kohya, AnimateDiff and MotionDirector files, and refuses one that was made for another model. Several stack. "
-            "Warns when the first step shows that a part of it changed nothing.",
+            "Warns after a sampling in which a part of it changed nothing.",
             search_aliases=["load lora", "wear lora", "apply lora", "motiondirector", "animatediff motion lora"],
             inputs=[
                 io.Model.Input("model", tooltip="The model the LoRA was trained on, or another one of its kind."),
