@@ -75,6 +75,9 @@ class _Watch:
         self._lost_in = ""
         self._warned_in: str | None = None
 
+    def __deepcopy__(self, memo: dict) -> _Watch:
+        return self
+
     def begin(self, patcher: Any) -> None:
         """A sampling begins."""
         self._uncalled = None

@@ -105,6 +105,9 @@ class WornLoRA:
         self._placed: dict[torch.device, dict[str, LoRALayer]] = {}
         self._networks: weakref.WeakKeyDictionary[nn.Module, OnNetwork] = weakref.WeakKeyDictionary()
 
+    def __deepcopy__(self, memo: dict) -> WornLoRA:
+        return self  # a copy of a MODEL's options switches what the MODEL wears
+
     def put_on(self, patcher: Any, where: Range) -> None:
         """Adds this LoRA to a MODEL's fresh clone, which is not injected."""
         patcher.set_injections(self.key, [PatcherInjection(self._inject, self._eject)])
