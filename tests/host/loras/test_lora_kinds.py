@@ -141,6 +141,13 @@ def test_alphas_that_differ_and_factors_of_whole_numbers_are_refused(wan):
         wan.wear(products() | {f"{LAYER}.lora_A.weight": torch.ones(4, 128, dtype=torch.int8)})
 
 
+@pytest.mark.parametrize("kind", ["LoHa", "LoKr", "difference"])
+def test_other_kinds_of_whole_numbers_are_refused(wan, kind):
+    lora = {f"{LAYER}.{part}": (9 * value).round().to(torch.int8) for part, value in KINDS[kind].items()}
+    with pytest.raises(ValueError, match=r"is stored as int8; only floating-point LoRAs can be read"):
+        wan.wear(lora)
+
+
 def test_what_nothing_reads_is_not_counted_as_applied(wan):
     """Beside a product that is worn: a bias of its factor, and a second adapter's half."""
     lora = products() | {f"{LAYER}.lora_B.bias": draw(128), f"{LAYER}.lora_A.second.weight": draw(4, 128)}
