@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from .host import paths
 from .host.moved import watch
 from .host.report import Report
-from .host.wear import AUTO, BYPASS, PATCH, LoRASource, read_source, wear
+from .host.wear import AUTO, BYPASS, PATCH, LoRASource, files_of, read_source, wear
 from .host.worn import Range, latent_range
 
 
@@ -103,10 +103,10 @@ class LoadMotionLoRA(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, source: io.DynamicCombo.Type | None = None, **_) -> float:
+    def fingerprint_inputs(cls, source: io.DynamicCombo.Type | None = None, **_) -> str:
         """A file that was written anew under its old name is loaded anew."""
         name = (source or {}).get("file")
-        return paths.lora_path(name).stat().st_mtime if name else 0.0
+        return repr([path.stat().st_mtime for path in files_of(paths.lora_path(name))]) if name else ""
 
     @classmethod
     def execute(

@@ -64,10 +64,19 @@ def read_source(path: Path) -> LoRASource:
     return LoRASource(path.name, named_tensors(content, path.name), _peft_settings(path))
 
 
-def _peft_settings(path: Path) -> dict[str, object]:
-    """PEFT writes ``adapter_model.safetensors`` or ``.bin``, and beside it the settings that its scale depends on."""
+def files_of(path: Path) -> list[Path]:
+    """The files that :func:`read_source` reads: PEFT writes ``adapter_model.safetensors`` or ``.bin``, and beside it the settings that its
+    scale depends on.
+    """
     beside = path.with_name(PEFT_CONFIG)
     if path.stem != "adapter_model" or not beside.is_file() or beside.resolve().parent != path.resolve().parent:
+        return [path]
+    return [path, beside]
+
+
+def _peft_settings(path: Path) -> dict[str, object]:
+    beside = files_of(path)[-1]
+    if beside == path:
         return {}
     try:
         with beside.open("rb") as file:
@@ -116,7 +125,9 @@ def wear(
     zero = {name for name, keys in reading.keys.items() if reading.zero.issuperset(keys)}
     effective = {name: update for name, update in reading.updates.items() if name not in zero}
     bypassed = _to_bypass(model, targets, effective, apply, where)
-    layers = {name: _layer(name, targets[name], effective[name], strength) for name in bypassed}
+    layers = {
+        name: _layer(name, targets[name], update, strength) for name, update in effective.items() if name in bypassed
+    }
     patches: dict[Any, Any] = {
         f"{PREFIX}{name}.weight": MagnitudeAdapter.of(dora) for name, dora in reading.doras.items()
     }

@@ -22,6 +22,8 @@ _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 _COMPONENT_STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 # Counters that older releases of transformers saved as weights and later ones compute.
 _HARMLESS = ("position_ids",)
+# A file may hold itself.
+_DEEPEST_WRAPPING = 8
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -88,11 +90,12 @@ def named_tensors(content: Any, name: str) -> dict[str, Tensor]:
     Raises:
         ValueError: there are none.
     """
-    while isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
+    for _ in range(_DEEPEST_WRAPPING):
+        if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+            content = content["state_dict"]
     if not isinstance(content, Mapping):
         raise ValueError(f"{name} holds a {type(content).__name__}, no named tensors. Choose a weights file.")
-    weights = {key: tensor for key, tensor in content.items() if isinstance(tensor, Tensor)}
+    weights = {key: tensor for key, tensor in content.items() if isinstance(key, str) and isinstance(tensor, Tensor)}
     if not weights:
         raise ValueError(f"{name} holds no named tensors. Choose a weights file.")
     return weights

@@ -102,6 +102,19 @@ def test_a_file_in_parts_that_is_not_whole_is_refused(weights, tmp_path, index, 
         weights.read_weights(path)
 
 
+def test_a_pickle_that_holds_itself_is_refused(weights, tmp_path):
+    content = {}
+    content["state_dict"] = content
+    torch.save(content, tmp_path / "self.pt")
+    with pytest.raises(ValueError, match=r"self\.pt holds no named tensors"):
+        weights.read_weights(tmp_path / "self.pt")
+
+
+def test_tensors_without_a_name_are_left_out(weights, tmp_path):
+    torch.save({**TENSORS, 0: torch.ones(2), ("a", 1): torch.ones(2)}, tmp_path / "numbered.pt")
+    assert same(weights.read_weights(tmp_path / "numbered.pt"))
+
+
 def test_files_without_named_tensors_are_refused(weights, tmp_path):
     torch.save([torch.ones(1)], tmp_path / "list.pt")
     torch.save({"steps": 3}, tmp_path / "numbers.pt")

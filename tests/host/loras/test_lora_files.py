@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -185,7 +186,11 @@ def test_pefts_settings_beside_its_file_are_read_and_no_others(wan, lora_folder)
     count = f"{len(lora)} of {len(lora)} keys applied (ComfyUI format, rank 4, "
     wan.wear("peft/adapter_model.safetensors")
     assert wan.said[-1] == f"{count}patched)"
+    source = {"source": "file", "file": "peft/adapter_model.safetensors"}
+    fingerprint = partial(wan.host.node("SMA_LoadMotionLoRA").fingerprint_inputs, source=source)
+    before = fingerprint()
     (folder / "adapter_config.json").write_text(json.dumps({"lora_alpha": 8, "r": 4, "use_rslora": True}))
+    assert fingerprint() != before
     worn = wan.predict(wan.wear("peft/adapter_model.safetensors"))
     assert wan.said[-1] == f"{count}alpha 8 from adapter_config.json, rank-stabilised, patched)"
     assert distance(worn, wan.predict(wan.wear(lora, strength=4.0))) <= 1e-4
