@@ -231,7 +231,7 @@ def _fits(patch: Any, shape: Iterable[int]) -> bool:
         before = weight._version
         try:
             result = patch.calculate_weight(weight, "", 1.0, 1.0, None, lambda change: change)
-        except (RuntimeError, IndexError, ValueError, TypeError):
+        except (RuntimeError, LookupError, ValueError, TypeError, AttributeError):
             return False
         return result is not None and (result is not weight or weight._version > before)
 

@@ -129,7 +129,7 @@ class _Watch:
         if unpatched:
             warnings.append(
                 f"{begin}{len(unpatched)} of the {len(self.weights)} weights it is added to were not patched, for example {unpatched[0]}. "
-                "Another node has put something in their place: set apply to bypass."
+                "Another node has put something in their place: set apply to bypass. Or ComfyUI patches no parameters of their kind."
             )
         if self._lost_in:
             warnings.append(

@@ -79,6 +79,13 @@ def test_a_kind_of_another_size_is_refused_and_not_dropped(wan, kind):
         wan.wear(lora)
 
 
+@pytest.mark.parametrize("part", ["lokr_w1", "lokr_w2", "lokr_w2_a"])
+def test_a_part_of_a_lokr_alone_is_refused(wan, part):
+    """The host's code stumbles over it."""
+    with pytest.raises(ValueError, match=r"(does not fit that weight .* or damaged|is incomplete)"):
+        wan.wear({f"{LAYER}.{part}": KINDS["LoKr in factors"].get(part, draw(16, 16))})
+
+
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if "DoRA" not in kind and kind != "whole weight"])
 def test_a_kind_of_zeros_is_told(wan, kind):
     lora = {

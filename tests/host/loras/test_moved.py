@@ -104,7 +104,8 @@ def test_weights_that_the_host_does_not_patch_are_told(wan, warnings):
     count = len(lora) // 3
     assert text == (
         f"The LoRA changed nothing in the last sampling: {count} of the {count} weights it is added to were not patched, for example "
-        "diffusion_model.blocks.0.self_attn.q.weight. Another node has put something in their place: set apply to bypass."
+        "diffusion_model.blocks.0.self_attn.q.weight. Another node has put something in their place: set apply to bypass. "
+        "Or ComfyUI patches no parameters of their kind."
     )
 
 
