@@ -46,6 +46,16 @@ def test_a_lora_of_an_unknown_family_is_refused_by_what_it_says_of_itself(unet, 
         unet.wear("other.safetensors")
 
 
+@pytest.mark.parametrize("entry", ["modelspec.architecture", "ss_base_model_version"])
+def test_the_model_that_a_file_names_comes_before_a_guess_by_its_layers(wan, lora_folder, entry):
+    """Flux has layers of HunyuanVideo's names."""
+    stem = "lora_unet_double_blocks_0_img_attn_qkv"
+    tensors = {f"{stem}.lora_down.weight": torch.ones(2, 3), f"{stem}.lora_up.weight": torch.ones(4, 2)}
+    save_file(tensors, lora_folder / "flux.safetensors", {entry: "flux1"})
+    with pytest.raises(ValueError, match=r"was made for flux1 \(.*this model is Wan.* trained on \(flux1\)"):
+        wan.wear("flux.safetensors")
+
+
 @pytest.mark.parametrize("apply", ["patch weights", "bypass"])
 def test_a_lora_of_another_size_is_refused_by_layer_and_shapes(wan, apply):
     lora = {key: value[:, :64] if key.endswith("lora_A.weight") else value for key, value in wan.lora().items()}
