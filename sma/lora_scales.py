@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from .patterns import NamePattern, TimeLimit
 
 # PEFT's settings, in a file beside the LoRA, as the reader of files hands it over.
 PEFT_CONFIG = "adapter_config.json"
@@ -19,10 +20,8 @@ _COMPONENTS = ("transformer.", "unet.", "")
 # Of programs whose layers have alphas of their own ("Dynamic": resized ones).
 _NO_ALPHA = ("", "None", "Dynamic")
 
-# Compiled patterns of layer names, and the value of each.
-Patterns = tuple[tuple[re.Pattern[str], float], ...]
-# Steps that all patterns together may take for one name; Python's own matching has no limit, and some patterns take years.
-_MOST_STEPS = 2**16
+# Patterns of layer names, and the value of each.
+Patterns = tuple[tuple[NamePattern, float], ...]
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class Scales:
 
 
 def _by_pattern(values: Patterns, name: str, otherwise: float) -> float:
-    return next((value for pattern, value in values if pattern.match(name)), otherwise)
+    return next((value for pattern, value in values if pattern.matches(name)), otherwise)
 
 
 def read_scales(metadata: Mapping[str, object]) -> Scales:
@@ -106,31 +105,16 @@ def _patterns(settings: Mapping[str, Any], name: str, key: str) -> Patterns:
     values = settings.get(name) or {}
     if not isinstance(values, Mapping):
         raise ValueError(_damaged(key, f"its {name} is {reprlib.repr(values)}"))
-    if sum(map(_steps, values)) > _MOST_STEPS:
-        hardest = max(values, key=_steps)
-        raise ValueError(
-            f"The LoRA's {key} has patterns that would take too long to match, such as {reprlib.repr(hardest)}. "
-            f"Write the names of layers into its {name} instead."
-        )
+    limit = TimeLimit()
     patterns = []
     for pattern, value in values.items():
+        number = _number(value, key)
         try:
             # PEFT's own rule, peft.utils.get_pattern_key.
-            patterns.append((re.compile(rf"(.*\.)?({pattern})$"), _number(value, key)))
-        except (re.error, RecursionError, OverflowError) as error:
+            patterns.append((NamePattern(rf"(.*\.)?({pattern})", limit), number))
+        except ValueError as error:
             raise ValueError(_damaged(key, f"{reprlib.repr(pattern)} is not a regular expression")) from error
     return tuple(patterns)
-
-
-def _steps(pattern: str) -> float:
-    """A bound of how often matching one name tries another way, but for a small factor: 64 ways per repetition of a name's length, and two
-    per alternative. Repeated groups have none, and what Python knows beside plain groups is not looked into.
-    """
-    plain = re.sub(r"\\\D", "x", pattern)
-    if re.search(r"\\|\)[*+?{]|\(\?[^:]", plain):
-        return math.inf
-    repeated = len(re.findall(r"(?<!\()[*+?{]", plain))
-    return 2.0 ** (6 * repeated + plain.count("|")) if repeated < 100 else math.inf
 
 
 def _settings(value: object, key: str) -> Mapping[str, Any]:

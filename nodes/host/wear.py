@@ -151,6 +151,10 @@ def wear(
             f"{lora.name} changes nothing: all the updates in its {len(fate.zero)} keys are 0. Train it longer, or use another file."
         )
         return model, _report(reading, fate, "not worn", Range())
+    if fate.unknown:
+        warn(
+            f"{len(fate.unknown)} keys of {lora.name} were not applied: nothing here knows what they change, for example {fate.unknown[0]}."
+        )
     if layers:
         WornLoRA(layers).put_on(worn, where)
     how = "bypassed" if layers else "patched"
