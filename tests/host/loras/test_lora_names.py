@@ -185,7 +185,7 @@ def test_names_that_nothing_knows_are_no_reason_to_load_another_model(net):
     for given in (lora, source):
         with pytest.raises(ValueError) as error:
             net.wear(given)
-        assert "'some.thing', which is unknown here" in str(error.value)
+        assert "like 'some.thing'. If it is for this model, export it" in str(error.value)
         assert "Load " not in str(error.value)
 
 
