@@ -70,10 +70,9 @@ class LoadAnimateDiffModel(io.ComfyNode):
                     options=list(GROUP_NORM),
                     default=next(iter(GROUP_NORM)),
                     optional=True,
-                    tooltip="Whether group norms take the statistics of each frame or of all frames together. Programs differ in it: a LoRA "
-                    "is at home where that is done as in its training. 'as original': AnimateDiff's own code, for v2 and v3 "
-                    "AnimateDiff-Evolved too. 'as AnimateDiff-Evolved': another form for v1 alone. 'as diffusers': its pipelines, whose "
-                    "answers are some percent away.",
+                    tooltip="Whose arithmetic it follows: programs normalise each frame by itself, or all frames together. Use the same for "
+                    "training and sampling. 'as original': AnimateDiff's own code; for v2 and v3 AnimateDiff-Evolved does the same. 'as "
+                    "AnimateDiff-Evolved': differs for v1 modules only. 'as diffusers': its pipelines, some percent away from the others.",
                 ),
             ],
             outputs=[

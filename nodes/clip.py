@@ -16,6 +16,7 @@ from ..sma.clip.size import ClipSize
 from ..sma.stillness import still_warning
 from .host import clips
 from .host.memory import check_room, free_memory
+from .host.progress import raise_if_cancelled
 from .host.report import Report
 from .host.rules import family_of_model
 from .host.vae import frame_counts, nearest_side, what_it_leaves_out
@@ -138,8 +139,8 @@ class LoadMotionClip(io.ComfyNode):
                     "skip_damaged",
                     optional=True,
                     force_input=True,
-                    tooltip="Connect true to pass over frames and images that are damaged; the report names them. Otherwise a "
-                    "damaged one is refused.",
+                    tooltip="Connect a Boolean node set to true to pass over frames and images that are damaged; the report "
+                    "names them. Otherwise a damaged one is refused.",
                 ),
             ],
             outputs=[
@@ -201,11 +202,14 @@ class LoadMotionClip(io.ComfyNode):
             damaged="skip" if skip_damaged else "refuse",
         )
         path = clips.find(file)
-        clip = read_clip(path, request) if model is None else read_snapped(path, request, family_of_model(model))
+        if model is None:
+            clip = read_clip(path, request, raise_if_cancelled)
+        else:
+            clip = read_snapped(path, request, family_of_model(model), raise_if_cancelled)
         taken = clip.report
         if vae is not None and (left_out := what_it_leaves_out(vae, *clip.frames.shape[:3])):
             taken += f"; {left_out}"
-        report.tell(taken)
+        report.tell("; ".join(part for part in taken.split("; ") if part not in clip.warnings))
         frames, height, width, _ = clip.frames.shape
         still = still_warning(clip.frames.movedim(-1, 0)[None])
         for text in filter(None, (*clip.warnings, still, _unlike_training(vae, ClipSize(frames, width, height)))):

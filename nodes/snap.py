@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,17 +10,20 @@ from ..sma.clip import Clip, ClipRequest, read_clip
 from ..sma.roles import Family
 
 
-def read_snapped(path: Path, request: ClipRequest, family: Family) -> Clip:
+def read_snapped(path: Path, request: ClipRequest, family: Family, check: Callable[[], None]) -> Clip:
     """A clip of the legal length and size nearest to those asked for; its report tells what was rounded.
 
     Where the film has no more frames than were asked for, of the next shorter legal length.
+
+    Args:
+        check: called again and again; what it raises, such as a cancel, ends the reading.
 
     Raises:
         ValueError: as :func:`~.sma.clip.read_clip`.
     """
     sized = replace(request, width=family.nearest_side(request.width), height=family.nearest_side(request.height))
-    asked = request.frame_count or len(read_clip(path, sized).frames)
-    clip = _nearest(path, replace(sized, frame_count=asked), family)
+    asked = request.frame_count or len(read_clip(path, sized, check).frames)
+    clip = _nearest(path, replace(sized, frame_count=asked), family, check)
     frames, height, width, _ = clip.frames.shape
     changes = []
     if frames != asked:
@@ -29,17 +33,17 @@ def read_snapped(path: Path, request: ClipRequest, family: Family) -> Clip:
     return replace(clip, report=f"{clip.report}; for {family.name} {', '.join(changes)}") if changes else clip
 
 
-def _nearest(path: Path, request: ClipRequest, family: Family) -> Clip:
+def _nearest(path: Path, request: ClipRequest, family: Family, check: Callable[[], None]) -> Clip:
     wanted = family.nearest_frames(request.frame_count)
     shorter = wanted - family.temporal
     try:
-        return read_clip(path, replace(request, frame_count=wanted))
+        return read_clip(path, replace(request, frame_count=wanted), check)
     except ValueError as error:
         if not request.frame_count < wanted:
             raise
         if shorter < family.nearest_frames(2):
             raise ValueError(f"{error} {family.name} takes {wanted} frames at least.") from error
         try:
-            return read_clip(path, replace(request, frame_count=shorter))
+            return read_clip(path, replace(request, frame_count=shorter), check)
         except ValueError:
             raise error from None

@@ -8,7 +8,7 @@ from .host import paths
 from .host.lists import offered
 from .host.moved import watch
 from .host.report import Report
-from .host.wear import AUTO, BYPASS, PATCH, LoRASource, read_source, wear
+from .host.wear import AUTO, BYPASS, PATCH, LoRASource, files_of, read_source, wear
 from .host.worn import Range, latent_range
 
 
@@ -21,7 +21,7 @@ class LoadMotionLoRA(io.ComfyNode):
             category="Spectral Motion/make",
             description="Puts a motion LoRA on a MODEL and says how many of its keys were applied, and how many change nothing. Reads ours, "
             "diffusers, PEFT, kohya, AnimateDiff and MotionDirector files, and refuses one that was made for another model. Several stack. "
-            "Warns when the first step shows that a part of it changed nothing.",
+            "Warns after a sampling in which a part of it changed nothing.",
             search_aliases=["load lora", "wear lora", "apply lora", "motiondirector", "animatediff motion lora"],
             inputs=[
                 io.Model.Input("model", tooltip="The model the LoRA was trained on, or another one of its kind."),
@@ -104,10 +104,10 @@ class LoadMotionLoRA(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, source: io.DynamicCombo.Type | None = None, **_) -> float:
+    def fingerprint_inputs(cls, source: io.DynamicCombo.Type | None = None, **_) -> str:
         """A file that was written anew under its old name is loaded anew."""
         name = (source or {}).get("file")
-        return paths.lora_path(name).stat().st_mtime if name else 0.0
+        return repr([path.stat().st_mtime for path in files_of(paths.lora_path(name))]) if name else ""
 
     @classmethod
     def execute(

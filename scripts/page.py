@@ -91,6 +91,18 @@ def upload(
     return _drive(job | {"widgets": list(widgets), "ways": files}, 600)
 
 
+def refresh(
+    client: Client, name: str, node: str, widget: str, file: Path, into: Path, *, vue: bool = False
+) -> dict[str, list[str]]:
+    """Open a template, add a node and see what R does to the list of one of its widgets when a file was copied meanwhile.
+
+    Returns the list "before", "after" R, and "unfolded" when the choice that unfolds the widget was changed and changed back; and
+    "problems" as in run_template.
+    """
+    job = {"action": "refresh", "url": client.url, "pack": PACK_FOLDER, "template": name, "vue": vue}
+    return _drive(job | {"node": node, "widget": widget, "file": str(file), "into": str(into)}, 300)
+
+
 def tour(
     client: Client, templates: Sequence[str], *, pack: str = PACK_FOLDER, vue: bool = False, screenshots: bool = True
 ) -> dict[str, dict[str, Any]]:

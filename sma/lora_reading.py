@@ -6,6 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 
 from torch import Tensor
@@ -103,9 +104,9 @@ def read_lora(
         metadata: of the file.
 
     Raises:
-        ValueError: damaged metadata, quantised factors, or an alpha of several values.
+        ValueError: damaged metadata that a scale is needed from, quantised factors, or an alpha of several values.
     """
-    finder, reader = Finder(modules), _Reader(tensors, modules, read_scales(metadata))
+    finder, reader = Finder(modules), _Reader(tensors, modules, metadata)
     sites: dict[str, dict[str, str]] = defaultdict(dict)  # layer, as the file names it -> part -> key
     for key in tensors:
         site, part = parse(key) or ("", key)
@@ -124,8 +125,8 @@ def read_lora(
 class _Reader:
     """What has been read of a file so far."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], modules: Modules, scales: Scales) -> None:
-        self.tensors, self.modules, self.scales = tensors, modules, scales
+    def __init__(self, tensors: Mapping[str, Tensor], modules: Modules, metadata: Mapping[str, object]) -> None:
+        self.tensors, self.modules, self.metadata = tensors, modules, metadata
         self.pieces: dict[str, list[Piece]] = defaultdict(list)
         self.text_encoder: list[str] = []
         self.unmatched: list[str] = []
@@ -133,6 +134,11 @@ class _Reader:
         self.misshaped: list[MisShaped] = []
         self.layers: list[str] = []
         self.alphas: set[float] = set()
+
+    @cached_property
+    def scales(self) -> Scales:
+        """Read when a layer needs them: where all have alphas of their own, metadata that is damaged does no harm."""
+        return read_scales(self.metadata)
 
     def add_unknown(self, key: str, holder: tuple[str, str] | None) -> None:
         """Takes a key of an ending that is unknown; its layer is still worth naming."""
@@ -230,7 +236,7 @@ class _Reader:
             zero=frozenset(key for piece in pieces if piece.is_zero for key in piece.keys),
             ranks=sorted({piece.update.rank for piece in pieces}),
             alphas=tuple(sorted(self.alphas)),
-            scales=self.scales,
+            scales=self.scales if self.alphas else Scales(),
         )
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import re
+import reprlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+from .patterns import NamePattern, TimeLimit
 
 # PEFT's settings, in a file beside the LoRA, as the reader of files hands it over.
 PEFT_CONFIG = "adapter_config.json"
@@ -15,6 +17,11 @@ _DIFFUSERS = "lora_adapter_metadata"
 _KOHYA = "ss_network_alpha"
 # Of the components that a diffusers file may hold, the one that is the network; "" where the file is of one network.
 _COMPONENTS = ("transformer.", "unet.", "")
+# Of programs whose layers have alphas of their own ("Dynamic": resized ones).
+_NO_ALPHA = ("", "None", "Dynamic")
+
+# Patterns of layer names, and the value of each.
+Patterns = tuple[tuple[NamePattern, float], ...]
 
 
 @dataclass(frozen=True)
@@ -32,9 +39,9 @@ class Scales:
 
     source: str = ""
     alpha: float = 0.0
-    alphas: Mapping[str, float] = field(default_factory=dict)
+    alphas: Patterns = ()
     rank: float = 0.0
-    ranks: Mapping[str, float] = field(default_factory=dict)
+    ranks: Patterns = ()
     stabilised: bool = False
     kohya: bool = False
 
@@ -56,13 +63,8 @@ class Scales:
         return self.alpha_of(name) / (math.sqrt(rank) if self.stabilised else rank)
 
 
-def _by_pattern(values: Mapping[str, float], name: str, otherwise: float) -> float:
-    """PEFT's own rule, ``peft.utils.get_pattern_key``."""
-    return next((value for key, value in values.items() if re.match(_whole(key), name)), otherwise)
-
-
-def _whole(pattern: str) -> str:
-    return rf"(.*\.)?({pattern})$"
+def _by_pattern(values: Patterns, name: str, otherwise: float) -> float:
+    return next((value for pattern, value in values if pattern.matches(name)), otherwise)
 
 
 def read_scales(metadata: Mapping[str, object]) -> Scales:
@@ -83,7 +85,7 @@ def read_scales(metadata: Mapping[str, object]) -> Scales:
                 for name in ("lora_alpha", "alpha"):
                     if own.get(name) is not None:
                         return _of_peft(own, own[name], source, key)
-    if _KOHYA in metadata and metadata[_KOHYA] not in ("", "None"):
+    if _KOHYA in metadata and metadata[_KOHYA] not in _NO_ALPHA:
         return Scales(_KOHYA, _number(metadata[_KOHYA], _KOHYA), kohya=True)
     return Scales()
 
@@ -99,22 +101,26 @@ def _of_peft(settings: Mapping[str, Any], alpha: object, source: str, key: str) 
     )
 
 
-def _patterns(settings: Mapping[str, Any], name: str, key: str) -> dict[str, float]:
-    patterns = settings.get(name) or {}
-    if not isinstance(patterns, Mapping):
-        raise ValueError(_damaged(key, f"its {name} is {patterns!r}"))
-    for pattern in patterns:
+def _patterns(settings: Mapping[str, Any], name: str, key: str) -> Patterns:
+    values = settings.get(name) or {}
+    if not isinstance(values, Mapping):
+        raise ValueError(_damaged(key, f"its {name} is {reprlib.repr(values)}"))
+    limit = TimeLimit()
+    patterns = []
+    for pattern, value in values.items():
+        number = _number(value, key)
         try:
-            re.compile(_whole(pattern))
-        except re.error as error:
-            raise ValueError(_damaged(key, f"{pattern!r} is not a regular expression")) from error
-    return {pattern: _number(value, key) for pattern, value in patterns.items()}
+            # PEFT's own rule, peft.utils.get_pattern_key.
+            patterns.append((NamePattern(rf"(.*\.)?({pattern})", limit), number))
+        except ValueError as error:
+            raise ValueError(_damaged(key, f"{reprlib.repr(pattern)} is not a regular expression")) from error
+    return tuple(patterns)
 
 
 def _settings(value: object, key: str) -> Mapping[str, Any]:
     try:
         settings = json.loads(value) if isinstance(value, str) else value
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(_damaged(key, "it is not JSON")) from error
     if not isinstance(settings, Mapping):
         raise ValueError(_damaged(key, f"it holds a {type(settings).__name__}"))
@@ -125,7 +131,7 @@ def _number(value: object, key: str) -> float:
     try:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(_damaged(key, f"{value!r} is not a number")) from error
+        raise ValueError(_damaged(key, f"{reprlib.repr(value)} is not a number")) from error
     if not math.isfinite(number):
         raise ValueError(_damaged(key, f"it holds {number}"))
     return number

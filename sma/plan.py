@@ -51,7 +51,7 @@ class Phase:
                 raise ValueError(f"{name} is {value!r}; give a tuple of names, such as ({value!r},).")
         off = set() if self.groups is None else set(self.learning or ()) - set(self.groups)
         if off:
-            raise ValueError(f"The group {min(off)!r} shall learn in a phase that has it off; add it to groups.")
+            raise ValueError(f"The group {min(off)!r} is to learn in a phase that has it off; add it to groups.")
         if self.frames == "one":
             moving = [term.name for term in self.loss.terms if term.term.needs_motion]
             if moving:

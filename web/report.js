@@ -14,6 +14,7 @@ style.textContent = `
 .spectral-motion-report { box-sizing: border-box; max-height: ${MOST}px; overflow-y: auto; padding: 3px 6px; border-radius: 4px;
   background: rgba(0, 0, 0, 0.22); color: #d4d8dd; font: 11px/${LINE}px sans-serif; overflow-wrap: anywhere; user-select: text; }
 .spectral-motion-report:empty { display: none !important; } /* a new run has begun: its place is kept, or the node would jump */
+.spectral-motion-report.outdated { opacity: 0.45; }
 .spectral-motion-report .warning { color: #ffc65c; }
 .spectral-motion-report .warning::before { content: "⚠ "; }
 `
@@ -29,6 +30,8 @@ function nodeAt(id) {
   }
   return node
 }
+
+const entries = new WeakMap() // element of a report -> the entry that stands in it
 
 function widgetOf(node) {
   return node.widgets?.find((widget) => widget.name === WIDGET)
@@ -73,6 +76,8 @@ function show(entry) {
     return line
   })
   element.replaceChildren(...lines)
+  entries.set(element, entry)
+  fade(element)
   if (!window.LiteGraph.vueNodesMode) {
     // The classic renderer makes room only when it draws the node again, and after a reload it may not.
     const [, height] = node.computeSize()
@@ -81,12 +86,22 @@ function show(entry) {
   node.graph?.setDirtyCanvas(true, true)
 }
 
+// Values that the page itself changes after each run, such as a random seed.
+const changesItself = (widget) => widget.linkedWidgets?.some(({ value }) => ["randomize", "increment", "decrement"].includes(value))
+
+// A report pales as soon as its node was given another film or other values: it speaks of the last run.
+function fade(element) {
+  const outdated = !isUnchanged(entries.get(element), changesItself)
+  element.classList.toggle("outdated", outdated)
+  element.title = outdated ? "Of the last run: values of this node were changed since." : ""
+}
+
 // Whether a node still has the values it had when it reported; a template that is opened anew has not.
-function isUnchanged(entry) {
+function isUnchanged(entry, passOver = () => false) {
   const widgets = nodeAt(entry.node)?.widgets ?? []
   return Object.entries(entry.values).every(([name, value]) => {
     const widget = widgets.find((widget) => widget.name === name)
-    return !widget || JSON.stringify(widget.value) === JSON.stringify(value)
+    return !widget || passOver(widget) || JSON.stringify(widget.value) === JSON.stringify(value)
   })
 }
 
@@ -118,6 +133,9 @@ app.registerExtension({
     // At the end of a run the server knows what nodes from the cache had reported.
     api.addEventListener("executing", ({ detail }) => {
       if (detail === null) showKept(started)
+    })
+    api.addEventListener("graphChanged", () => {
+      for (const element of document.querySelectorAll(".spectral-motion-report")) if (entries.has(element)) fade(element)
     })
     api.addEventListener("reconnected", () => showKept(started))
   },

@@ -34,6 +34,8 @@ _TEXT_LAYERS = {
     "LTXVModel": "caption_projection.linear_1",
     "HunyuanVideo": "txt_in.input_embedder",
 }
+# Parts of networks that take the pooled output. Others never see it, and of a text encoder without its last layer it is undefined.
+_POOLED_LAYERS = ("vector_in", "label_emb")
 _CROSS_ATTENTION = re.compile(r".*\.attentions\.\d+\.transformer_blocks\.\d+\.attn2\.to_k")
 
 
@@ -105,7 +107,10 @@ def check_text(network: nn.Module, text: Tensor, extra: dict[str, Any]) -> None:
     if text.ndim != 3 or not text.numel():
         raise ValueError(f"The conditioning is {list(text.shape)}; [1, tokens, width] is needed. {remedy}")
     check_finite("The conditioning", text, remedy)
+    pooled = any(getattr(network, layer, None) is not None for layer in _POOLED_LAYERS)
     for name, value in extra.items():
+        if name == "pooled_output" and not pooled:
+            continue
         if isinstance(value, Tensor):
             check_finite(f"The conditioning's {name}", value, remedy)
         elif isinstance(value, Real) and not -LARGEST <= value <= LARGEST:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...sma.lora_dora import DoRA, dora_weight
 from ...sma.lora_formats import PREFIX
-from ...sma.lora_keys import DIFFERENCES, is_finite, number, parse, zero_parts
+from ...sma.lora_keys import DIFFERENCES, factor, is_finite, number, parse, zero_parts
 from ...sma.lora_reading import OtherUpdate, Reading
 
 # How the host's adapters spell what sma.lora_keys has shorter names for.
@@ -26,6 +26,8 @@ _HOST_SUFFIX = {
 }
 # Parts that the host's adapters have no say in.
 _WHOLE = {*DIFFERENCES, "set_weight"}
+# Parts that may be whole numbers.
+_WHOLE_NUMBERS = {"alpha", "reshape_weight", "rescale"}
 # The factors that a scale of the file's metadata is multiplied into; the first that is there.
 _SCALED = ("up", "hada_w1_a", "lokr_w1", "lokr_w1_a")
 
@@ -134,7 +136,7 @@ def _add(
         target = f"{PREFIX}{update.module}.bias" if part in ("diff_b", "b_norm") else weight
         if target in weights:
             kind = "set" if part == "set_weight" else "diff"
-            foreign.add(_place(target, update), (kind, (parts[part],)))
+            foreign.add(_place(target, update), (kind, (factor(parts[part], update.keys[part]),)))
             foreign.targets[update.keys[part]] = target
     if update.scale != 1.0 and (scaled := next((part for part in _SCALED if part in parts), None)):
         parts[scaled] = parts[scaled].float() * update.scale
@@ -147,9 +149,12 @@ def _add(
     except KeyError as error:
         missing = next((part for part, host in spelt.items() if host == error.args[0]), None) or error.args[0]
         raise ValueError(_incomplete(name, update.module, str(missing).removeprefix("layer."))) from error
+    read = {part for part, host in spelt.items() if host in named.seen}
+    for part in read - _WHOLE_NUMBERS:
+        factor(parts[part], update.keys[part])
     for patch in patches.values():
         foreign.add(_place(weight, update), patch)
-        foreign.targets |= {update.keys[part]: weight for part, host in spelt.items() if host in named.seen}
+        foreign.targets |= {update.keys[part]: weight for part in read}
     foreign.zero.update(update.keys[part] for part in zero)
 
 
@@ -226,7 +231,7 @@ def _fits(patch: Any, shape: Iterable[int]) -> bool:
         before = weight._version
         try:
             result = patch.calculate_weight(weight, "", 1.0, 1.0, None, lambda change: change)
-        except (RuntimeError, IndexError, ValueError, TypeError):
+        except (RuntimeError, LookupError, ValueError, TypeError, AttributeError):
             return False
         return result is not None and (result is not weight or weight._version > before)
 

@@ -116,7 +116,7 @@ def kind_of(model_sampling: Any) -> Kind:
     sampling = comfy.model_sampling
     kinds = ((sampling.CONST, "flow"), (sampling.X0, "x0"), (sampling.V_PREDICTION, "v"), (sampling.EPS, "eps"))
     for base, kind in kinds:
-        # Subclasses (EDM, LCM, v of EPS) may reckon otherwise; what counts is how they do it.
+        # Subclasses (EDM, LCM, v of EPS) may predict otherwise; what counts is how they do it.
         if all(getattr(type(model_sampling), name, None) is getattr(base, name) for name in _RECKONING):
             return kind
     own = next(base.__name__ for base in type(model_sampling).__mro__ if vars(base).keys() & set(_RECKONING))

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from .wear import LoRASource
 
 _FACTORS = {"down", "up"}
+# What we, the modelspec of Stability AI and kohya call the entry.
+_BASE_MODEL = ("base_model", "modelspec.architecture", "ss_base_model_version")
 
 
 def wrong_size(lora: LoRASource, reading: Reading) -> str:
@@ -45,7 +47,7 @@ def other_model(model: Any, lora: LoRASource, reading: Reading) -> str:
         return (
             f"{lora.name} is not a LoRA: its keys are like {[*reading.unmatched, '(none)'][0]!r}. Choose a LoRA file."
         )
-    made_for = str(lora.metadata.get("base_model") or "")
+    made_for = _declared(lora)
     family = family_of_layers(reading.layers)
     layer = reading.layers[0]
     if family is not None and family.name == here:
@@ -53,14 +55,14 @@ def other_model(model: Any, lora: LoRASource, reading: Reading) -> str:
         layer = next((name for name in reading.layers if name not in known), layer)
         return f"{lora.name} was made for another {here} than this one, which has no layer {layer}. Load the one it was trained on."
     if family is not None:
-        return f"{lora.name} was made for {family.name} ({layer}, ...); this model is {here}. {_right_model(lora)}"
+        return f"{lora.name} was made for {made_for or family.name} ({layer}, ...); this model is {here}. {_right_model(lora)}"
     if made_for and not made_for.startswith(here):
         text = (
             f"{lora.name} was made for {made_for} ({layer}, ...); this model is {here}, and no key names a layer of it."
         )
         return f"{text} {_right_model(lora)}"
     return (
-        f"No key of {lora.name} names a layer of this model, which is {here}; its layers are like {layer!r}, which is unknown here. "
+        f"No key of {lora.name} names a layer of this model, which is {here}; the file's layers are like {layer!r}. "
         "If it is for this model, export it in the ComfyUI format."
     )
 
@@ -69,6 +71,11 @@ def _incomplete(lora: LoRASource, module: str) -> str:
     return f"{lora.name} is incomplete: of {module} it lacks a factor. Download or export it again."
 
 
+def _declared(lora: LoRASource) -> str:
+    """The model that the file says it is for, "" where it says none. Networks share names of layers, so this comes first."""
+    return str(next((value for name in _BASE_MODEL if (value := lora.metadata.get(name))), ""))
+
+
 def _right_model(lora: LoRASource) -> str:
-    made_for = lora.metadata.get("base_model")
+    made_for = _declared(lora)
     return f"Load the model it was trained on{f' ({made_for})' if made_for else ''}."

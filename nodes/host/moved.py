@@ -1,4 +1,4 @@
-"""Whether a LoRA that a MODEL wears takes part in its sampling: looked at once per sampling, after the first step that wears it."""
+"""Whether a LoRA that a MODEL wears takes part in its sampling: looked at after its steps, said when it ends."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def watch(before: Any, worn: Any, report: Report) -> None:
     """Has the node that made ``worn`` of the MODEL ``before`` warn of what has no part in a sampling.
 
     Layers beside which an update is computed must be called, and weights that it is added to must be patched, and must not be the same
-    as before in their own numbers. The model is not evaluated for it. What is not seen: an update beside a layer that is lost in the
+    as before in their own numbers. The model is not evaluated for it. Nodes that cache skip some calls, and some layers are for one of the
+    conditionings alone, so a layer that any call has come to is there. What is not seen: an update beside a layer that is lost in the
     rounding of its output, or one that later layers undo.
 
     Args:
@@ -38,14 +39,15 @@ def watch(before: Any, worn: Any, report: Report) -> None:
         return
     own = _Watch(next(iter(loras), None), weights, report)
     worn.add_callback_with_key(CallbacksMP.ON_PRE_RUN, _WATCHES, own.begin)
+    worn.add_callback_with_key(CallbacksMP.ON_CLEANUP, _WATCHES, own.end)
     options = worn.model_options["transformer_options"]
     options[_WATCHES] = (*options.get(_WATCHES, ()), own)
     # Last of all: inside the wrapper that switches LoRAs of ranges on and off.
     worn.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, _WATCHES)
-    worn.add_wrapper_with_key(WrappersMP.APPLY_MODEL, _WATCHES, _after_the_first_step)
+    worn.add_wrapper_with_key(WrappersMP.APPLY_MODEL, _WATCHES, _after_a_call)
 
 
-def _after_the_first_step(
+def _after_a_call(
     executor: Any,
     x: Tensor,
     t: Tensor,
@@ -68,21 +70,34 @@ class _Watch:
         self.lora = lora
         self.weights = list(weights)
         self.report = report
-        self._done = False
+        self._uncalled: list[str] | None = None
+        self._unpatched: list[str] = []
+        self._lost_in = ""
         self._warned_in: str | None = None
+
+    def __deepcopy__(self, memo: dict) -> _Watch:
+        return self
 
     def begin(self, patcher: Any) -> None:
         """A sampling begins."""
-        self._done = False
+        self._uncalled = None
         if self.lora is not None:
             self.lora.begin(patcher.model)
 
     def look(self, model: nn.Module) -> None:
-        """Looks, once per sampling, whether the call that has just ended had all of the LoRA in it."""
-        if self._done or (self.lora is not None and not self.lora.is_on(model)):
+        """Looks whether the call that has just ended had all of the LoRA in it, as far as earlier ones had not."""
+        if self._uncalled == [] or (self.lora is not None and not self.lora.is_on(model)):
             return
-        self._done = True
-        warnings = self._found(model)
+        if self._uncalled is None:
+            self._unpatched, self._lost_in = self._look_at_weights(model)
+        self._uncalled = [] if self.lora is None else self.lora.uncalled(model)
+
+    def end(self, patcher: Any) -> None:
+        """A sampling has ended, be it by an error."""
+        if self._uncalled is None:
+            return
+        warnings = self._found(self._uncalled)
+        self._uncalled = None
         context = get_executing_context()
         prompt = context.prompt_id if context else None
         # A warning of one sampler holds, though another one of the same prompt has nothing to warn of.
@@ -90,13 +105,21 @@ class _Watch:
             self.report.warn_later(warnings)
             self._warned_in = prompt if warnings else None
 
-    def _found(self, model: nn.Module) -> list[str]:
-        uncalled = self.lora.uncalled(model) if self.lora is not None else []
-        layers = self.lora.layers if self.lora is not None else ()
+    def _look_at_weights(self, model: nn.Module) -> tuple[list[str], str]:
+        """The weights that are not patched, and the type of them all if the updates are lost in its rounding, else ""."""
         patcher = getattr(model, "current_patcher", None)
-        unpatched = [] if patcher is None else [key for key in self.weights if not _is_patched(patcher, key)]
+        if patcher is None or not self.weights:
+            return [], ""
+        unpatched = [key for key in self.weights if not _is_patched(patcher, key)]
+        if unpatched or self.lora is not None or any(_differs(patcher, key) for key in self.weights):
+            return unpatched, ""
+        return [], str(patcher.backup[self.weights[0]].weight.dtype).removeprefix("torch.")
+
+    def _found(self, uncalled: list[str]) -> list[str]:
+        layers = self.lora.layers if self.lora is not None else ()
+        unpatched = self._unpatched
         idle = len(uncalled) == len(layers) and (len(unpatched) == len(self.weights) or not unpatched and not layers)
-        begin = f"{'The LoRA' if idle else 'A part of the LoRA'} changed nothing in the first step: "
+        begin = f"{'The LoRA' if idle else 'A part of the LoRA'} changed nothing in the last sampling: "
         warnings = []
         if uncalled:
             warnings.append(
@@ -106,14 +129,12 @@ class _Watch:
         if unpatched:
             warnings.append(
                 f"{begin}{len(unpatched)} of the {len(self.weights)} weights it is added to were not patched, for example {unpatched[0]}. "
-                "Another node has put something in their place: set apply to bypass."
+                "Another node has put something in their place: set apply to bypass. Or ComfyUI patches no parameters of their kind."
             )
-        if patcher is not None and self.weights and not unpatched and not layers:
-            if not any(_differs(patcher, key) for key in self.weights):
-                dtype = str(patcher.backup[self.weights[0]].weight.dtype).removeprefix("torch.")
-                warnings.append(
-                    f"{begin}its updates are lost in the rounding of the model's {dtype} weights. Raise strength, or set apply to bypass."
-                )
+        if self._lost_in:
+            warnings.append(
+                f"{begin}its updates are lost in the rounding of the model's {self._lost_in} weights. Raise strength, or set apply to bypass."
+            )
         return warnings
 
 
@@ -137,7 +158,7 @@ def _differs(patcher: Any, key: str) -> bool:
     if key not in patcher.backup:
         return True  # patched when it is used, in numbers that need not be stored
     before, now = patcher.backup[key].weight, comfy.utils.get_attr(patcher.model, key)
-    before, now = (getattr(weight, "_qdata", weight) for weight in (before, now))
+    before, now = (torch.atleast_1d(getattr(weight, "_qdata", weight)) for weight in (before, now))
     every = max(1, len(now) // _ROWS)
     # As bytes: 8-bit floats cannot be compared everywhere.
     before, now = (weight[::every].contiguous().cpu().view(torch.uint8) for weight in (before, now))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 _PLAIN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 # The host's function of a layer and what comes before it.
 _FOLDED = "linear_input_act"
+_LARGEST_SETTINGS = 2**22
 AUTO, PATCH, BYPASS = "auto", "patch weights", "bypass"
 
 
@@ -63,12 +64,32 @@ def read_source(path: Path) -> LoRASource:
     return LoRASource(path.name, named_tensors(content, path.name), _peft_settings(path))
 
 
-def _peft_settings(path: Path) -> dict[str, object]:
-    """PEFT writes ``adapter_model.safetensors`` or ``.bin``, and beside it the settings that its scale depends on."""
+def files_of(path: Path) -> list[Path]:
+    """The files that :func:`read_source` reads: PEFT writes ``adapter_model.safetensors`` or ``.bin``, and beside it the settings that its
+    scale depends on.
+    """
     beside = path.with_name(PEFT_CONFIG)
     if path.stem != "adapter_model" or not beside.is_file() or beside.resolve().parent != path.resolve().parent:
+        return [path]
+    return [path, beside]
+
+
+def _peft_settings(path: Path) -> dict[str, object]:
+    beside = files_of(path)[-1]
+    if beside == path:
         return {}
-    return {PEFT_CONFIG: beside.read_text(encoding="utf-8")}
+    try:
+        with beside.open("rb") as file:
+            settings = file.read(_LARGEST_SETTINGS + 1)
+    except OSError as error:
+        raise ValueError(
+            f"{PEFT_CONFIG} beside {path.name} cannot be read ({error.strerror}), and its alpha is in there. Let ComfyUI read it."
+        ) from error
+    if len(settings) > _LARGEST_SETTINGS:
+        raise ValueError(
+            f"{PEFT_CONFIG} beside {path.name} is over {_LARGEST_SETTINGS // 2**20} MB; PEFT's hold some kB. Download it again."
+        )
+    return {PEFT_CONFIG: settings.decode(errors="replace")}
 
 
 @looks_inside
@@ -95,53 +116,34 @@ def wear(
     Raises:
         ValueError: the LoRA is for another model, does not fit, is damaged, or cannot be worn as asked.
     """
-    network = model.model.diffusion_model
-    targets = {name: module for name, module in network.named_modules() if is_adaptable(module)}
+    targets = {name: module for name, module in model.model.diffusion_model.named_modules() if is_adaptable(module)}
     reading = _read(lora, {name: _shape(module) for name, module in targets.items()})
     if apply == PATCH and not where.everywhere:
         raise ValueError(
             f"The LoRA is to be worn {where}, and patched weights hold always. Set apply to auto or bypass."
         )
-    unpatchable = compiled_parts(model) or any(_is_quantised(targets[name]) for name in reading.updates)
-    uncalled = _computed_uncalled(network)
-    bypass = apply == BYPASS or (apply == AUTO and (unpatchable or not where.everywhere))
-
     zero = {name for name, keys in reading.keys.items() if reading.zero.issuperset(keys)}
-    layers: dict[str, LoRALayer] = {}
+    effective = {name: update for name, update in reading.updates.items() if name not in zero}
+    bypassed = _to_bypass(model, targets, effective, apply, where)
+    layers = {
+        name: _layer(name, targets[name], update, strength) for name, update in effective.items() if name in bypassed
+    }
     patches: dict[Any, Any] = {
         f"{PREFIX}{name}.weight": MagnitudeAdapter.of(dora) for name, dora in reading.doras.items()
     }
-    for name, update in reading.updates.items():
-        if name in zero:
-            continue
-        if bypass and name not in uncalled and _can_be_bypassed(targets[name]):
-            layers[name] = _layer(name, targets[name], update, strength)
-        else:
-            patches[f"{PREFIX}{name}.weight"] = _adapter(update)
+    patches |= {
+        f"{PREFIX}{name}.weight": _adapter(update) for name, update in effective.items() if name not in bypassed
+    }
     foreign = read_foreign(model, lora.name, lora.tensors, reading) if reading.unmatched else Foreign()
     # Not one table: a layer may have a product of ours and a difference of the host's.
     tables = [table for table in (patches, *foreign.tables) if table]
-    if tables and not where.everywhere:
-        raise ValueError(
-            f"{lora.name} holds {sum(map(len, tables))} updates that can only be patched, for example {target_of(next(iter(tables[0])))}, "
-            "and no range can limit those. Wear it everywhere."
-        )
-    if hidden := [
-        target_of(key) for table in tables for key in table if target_of(key).startswith(compiled_parts(model))
-    ]:
-        remedy = "Set apply to auto or bypass." if apply == PATCH else "Remove the node that compiles it."
-        raise ValueError(f"{hidden[0]} is in a compiled part of this MODEL, where ComfyUI patches no weights. {remedy}")
+    _check_patches(model, lora.name, [target_of(key) for table in tables for key in table], apply, where)
     worn = model.clone()
     # A clone of a loaded MODEL claims to be injected. The host would then put what is added here on a network that the other is using.
     worn.is_injected = False
     added = {target_of(key) for table in tables for key in worn.add_patches(table, strength)}
-    fate = _Fate()
-    for name, keys in reading.keys.items():
-        done = name in layers or name in zero or f"{PREFIX}{name}.weight" in added
-        for key in keys:
-            (fate.unknown if not done else fate.zero if key in reading.zero else fate.applied).append(key)
-    for key, target in foreign.targets.items():
-        (fate.unknown if target not in added else fate.zero if key in foreign.zero else fate.applied).append(key)
+    patched = {name for name in reading.keys if f"{PREFIX}{name}.weight" in added}
+    fate = _fate(reading, foreign, patched | bypassed | zero, added)
     if not fate.applied and not fate.zero:
         raise ValueError(other_model(model, lora, reading))
     if not fate.applied:
@@ -149,12 +151,41 @@ def wear(
             f"{lora.name} changes nothing: all the updates in its {len(fate.zero)} keys are 0. Train it longer, or use another file."
         )
         return model, _report(reading, fate, "not worn", Range())
+    if fate.unknown:
+        warn(
+            f"{len(fate.unknown)} keys of {lora.name} were not applied: nothing here knows what they change, for example {fate.unknown[0]}."
+        )
     if layers:
         WornLoRA(layers).put_on(worn, where)
     how = "bypassed" if layers else "patched"
     if layers and added:
         how += f", {len(added)} of its weights patched"
     return worn, _report(reading, fate, how, where)
+
+
+def _to_bypass(
+    model: Any, targets: Mapping[str, nn.Module], updates: Mapping[str, LowRank], apply: str, where: Range
+) -> set[str]:
+    """Of the layers with an update, those that it is computed beside."""
+    wanted = apply == BYPASS or not where.everywhere
+    if apply == AUTO and not wanted:
+        wanted = bool(compiled_parts(model)) or any(_is_quantised(targets[name]) for name in updates)
+    if not wanted:
+        return set()
+    uncalled = _computed_uncalled(model.model.diffusion_model)
+    return {name for name in updates if name not in uncalled and _can_be_bypassed(targets[name])}
+
+
+def _check_patches(model: Any, name: str, weights: Sequence[str], apply: str, where: Range) -> None:
+    """Refuses patches of a LoRA that would hold outside a range, or that the host would not find the weights of."""
+    if weights and not where.everywhere:
+        raise ValueError(
+            f"{name} holds {len(weights)} updates that can only be patched, for example {weights[0]}, "
+            "and no range can limit those. Wear it everywhere."
+        )
+    if hidden := [weight for weight in weights if weight.startswith(compiled_parts(model))]:
+        remedy = "Set apply to auto or bypass." if apply == PATCH else "Remove the node that compiles it."
+        raise ValueError(f"{hidden[0]} is in a compiled part of this MODEL, where ComfyUI patches no weights. {remedy}")
 
 
 @dataclass(eq=False)
@@ -164,6 +195,17 @@ class _Fate:
     applied: list[str] = field(default_factory=list)
     zero: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+
+
+def _fate(reading: Reading, foreign: Foreign, done: Collection[str], added: Collection[str]) -> _Fate:
+    """done: layers whose products were applied, or are 0. added: weights that the host patches."""
+    fate = _Fate()
+    for name, keys in reading.keys.items():
+        for key in keys:
+            (fate.unknown if name not in done else fate.zero if key in reading.zero else fate.applied).append(key)
+    for key, target in foreign.targets.items():
+        (fate.unknown if target not in added else fate.zero if key in foreign.zero else fate.applied).append(key)
+    return fate
 
 
 def _read(lora: LoRASource, shapes: Mapping[str, Sequence[int]]) -> Reading:
@@ -181,7 +223,8 @@ def _read(lora: LoRASource, shapes: Mapping[str, Sequence[int]]) -> Reading:
     broken += [name for name, dora in reading.doras.items() if not is_finite(dora.magnitude)]
     if broken:
         raise ValueError(
-            f"{lora.name} holds NaN or infinite values in {len(broken)} layers, for example {broken[0]}. Its training failed; use another."
+            f"{lora.name} holds NaN or infinite values in {len(broken)} {'layer' if len(broken) == 1 else 'layers'}, for example "
+            f"{broken[0]}. Its training failed; use another."
         )
     return reading
 

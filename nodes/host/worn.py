@@ -105,6 +105,9 @@ class WornLoRA:
         self._placed: dict[torch.device, dict[str, LoRALayer]] = {}
         self._networks: weakref.WeakKeyDictionary[nn.Module, OnNetwork] = weakref.WeakKeyDictionary()
 
+    def __deepcopy__(self, memo: dict) -> WornLoRA:
+        return self  # a copy of a MODEL's options switches what the MODEL wears
+
     def put_on(self, patcher: Any, where: Range) -> None:
         """Adds this LoRA to a MODEL's fresh clone, which is not injected."""
         patcher.set_injections(self.key, [PatcherInjection(self._inject, self._eject)])
@@ -152,15 +155,15 @@ class WornLoRA:
 
     def _inject(self, patcher: Any) -> None:
         model = patcher.model
+        modules = {name: _layer_of(model, name) for name in self._layers}
         state = self._networks.setdefault(model, OnNetwork(self.key, self._layers_on))
         state.owners.add(id(patcher))
         if state.updates:
             return
         network_user.follow(model, state.hear)
         for name, layer in self._layers_on(patcher.load_device).items():
-            module = original(model.diffusion_model.get_submodule(name))
-            state.updates.append(WornUpdate(name, weakref.ref(module), layer, self._scales[name], state))
-            put_on(module, state.updates[-1])
+            state.updates.append(WornUpdate(name, weakref.ref(modules[name]), layer, self._scales[name], state))
+            put_on(modules[name], state.updates[-1])
 
     def _eject(self, patcher: Any) -> None:
         state = self._networks.get(patcher.model)
@@ -183,6 +186,16 @@ class WornLoRA:
             with torch.inference_mode(False):
                 self._placed[device] = {name: copy.deepcopy(layer).to(device) for name, layer in self._layers.items()}
         return self._placed[device]
+
+
+def _layer_of(model: nn.Module, name: str) -> nn.Module:
+    try:
+        return original(model.diffusion_model.get_submodule(name))
+    except AttributeError as error:
+        raise ValueError(
+            f"A LoRA is to be computed beside {name}, and another node has put something else in its place. "
+            "Remove that node, or set the LoRA's apply to patch weights."
+        ) from error
 
 
 def _unscaled(layer: LoRALayer) -> LoRALayer:

@@ -14,7 +14,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from .film import Damaged, Film, Shot, counted, rate_text, seconds_text
+from .film import Check, Damaged, Film, Shot, counted, rate_text, seconds_text
 from .formats import WHAT_IS_A_CLIP
 from .picture import DAMAGE, no_half_pictures, opaque
 
@@ -22,11 +22,12 @@ _GIF_DEFAULT_MS = 100  # what browsers show a gif or webp frame for whose durati
 
 
 @contextmanager
-def open_animation(path: Path, damaged: Damaged = "refuse") -> Iterator[Film]:
+def open_animation(path: Path, damaged: Damaged, check: Check) -> Iterator[Film]:
     """Open an animated gif or webp.
 
     Args:
         damaged: "refuse" raises at a damaged frame. "skip" ends the film before it and tells: later frames build upon it.
+        check: called for every frame that is decoded.
     """
     # Pillow, because FFmpeg cannot read animated webp. Moments come from the headers: Pillow would decode every frame.
     with Image.open(path, formats=("GIF", "WEBP")) as image:
@@ -42,7 +43,9 @@ def open_animation(path: Path, damaged: Damaged = "refuse") -> Iterator[Film]:
         def load(i: int) -> np.ndarray:
             try:
                 with no_half_pictures():
-                    image.seek(i)
+                    for place in range(image.tell() + 1, i + 1):
+                        check()
+                        image.seek(place)
                     return opaque(image)
             except DAMAGE as error:
                 raise ValueError(

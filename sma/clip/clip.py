@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_option
-from .film import Damaged, Film, Shot, fraction, rate_text, seconds_text
+from .film import Check, Damaged, Film, Shot, fraction, no_check, rate_text, seconds_text
 from .fit import Crop, fitted
 from .limits import check_memory
 from .sources import open_film
@@ -55,6 +55,9 @@ class ClipRequest:
     def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1:
             raise ValueError(f"The clip size is {self.width}x{self.height}; both sides need at least 1 pixel.")
+        for name in ("start", "fps", "folder_fps"):  # a linked number may be anything
+            if not math.isfinite(getattr(self, name) or 0):
+                raise ValueError(f"{name} is {getattr(self, name)}; it needs to be a number.")
         if self.start < 0:
             raise ValueError(f"start is {self.start} s; it counts from the first frame, so use 0 or more.")
         if self.frame_count < 0 or self.frame_count == 1:
@@ -86,7 +89,7 @@ class Clip:
     warnings: tuple[str, ...] = ()
 
 
-def read_clip(path: Path, request: ClipRequest) -> Clip:
+def read_clip(path: Path, request: ClipRequest, check: Check = no_check) -> Clip:
     """Read a clip from a video, an animated gif or webp, or a folder of images in natural order.
 
     Streams: no more is decoded than from the key frame before `start` (gif, webp and avi with B frames: from the first
@@ -97,6 +100,9 @@ def read_clip(path: Path, request: ClipRequest) -> Clip:
     and mirrored as they say, pixels that are not square are widened or heightened, HDR and wide colours become ordinary
     ones, interlaced frames are deinterlaced. The report names what was done of the last three.
 
+    Args:
+        check: called for every packet and picture; what it raises, such as a cancel, ends the reading.
+
     Raises:
         ValueError: unreadable file, folder without images, images or frames of several sizes, film too short, fps above
             what the film has frames for, a damaged frame where they are refused, or frames that cannot be put in order.
@@ -104,7 +110,9 @@ def read_clip(path: Path, request: ClipRequest) -> Clip:
     if not path.exists():
         raise ValueError(f"There is no clip {path.name!r}. Pick or upload one.")
     try:
-        with open_film(path, start=request.start, folder_fps=request.folder_fps, damaged=request.damaged) as film:
+        with open_film(
+            path, start=request.start, folder_fps=request.folder_fps, damaged=request.damaged, check=check
+        ) as film:
             return _take(path.name, film, request)
     except av.FFmpegError as error:
         raise ValueError(
@@ -124,12 +132,12 @@ def write_video(frames: Tensor, fps: float, path: Path) -> None:
     _, height, width, _ = frames.shape
     if height % 2 or width % 2:
         raise ValueError(f"An mp4 needs even sides, these frames are {width}x{height}. Crop or resize them.")
-    pixels = (frames.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=fraction(fps), options={"crf": "10"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for picture in pixels:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for picture in frames.detach():  # one by one: a long clip fills the memory without copies
+            pixels = (picture.cpu().float().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
 
 
@@ -198,7 +206,7 @@ def _picked(name: str, film: Film, request: ClipRequest, rate: Fraction) -> Iter
             moment += 1 / rate
         if moment <= until:
             raise ValueError(
-                f"{name} has {film.holds}, too few for {rate_text(rate)} fps: its frame at "
+                f"{name} has {_contents(film)}, too few for {rate_text(rate)} fps: its frame at "
                 f"{seconds_text(shot.time)} s would be repeated. Lower fps or use a stride."
             )
     if request.frame_count:
@@ -206,9 +214,14 @@ def _picked(name: str, film: Film, request: ClipRequest, rate: Fraction) -> Iter
         lower = "Lower start or frame_count" if start else "Lower frame_count"
         quicker = " or stride" if request.stride > 1 else ", or raise fps" if rate < film.rate else ""
         raise ValueError(
-            f"{name} has {film.holds}; {request.frame_count} frames at {rate_text(rate)} fps need {need} s "
+            f"{name} has {_contents(film)}; {request.frame_count} frames at {rate_text(rate)} fps need {need} s "
             f"from {seconds_text(start)} s, it has {left} s. {lower}{quicker}."
         )
+
+
+def _contents(film: Film) -> str:
+    """What a film holds, and what of it could not be taken."""
+    return f"{film.holds} ({'; '.join(film.warnings)})" if film.warnings else film.holds
 
 
 def _spans(film: Film) -> Iterator[tuple[Shot, Fraction]]:

@@ -53,7 +53,7 @@ def what_it_is(path: Path) -> str:
     for beginning, name in _BEGINNINGS:
         if start[: len(beginning)].lower() == beginning.lower():
             return name
-    return "a text" if _is_text(head) else ""
+    return "a text file" if _is_text(head) else ""
 
 
 def _is_text(head: bytes) -> bool:

@@ -80,6 +80,7 @@ def _first_stamp(reading: Reading) -> int:
     with open_container(reading.path) as container:
         stream = video_stream(container, reading.name)
         for packet in container.demux(stream):
+            reading.check()
             try:
                 for frame in packet.decode():
                     if frame.pts is not None and not frame.is_corrupt:
@@ -108,7 +109,11 @@ def _timed(source: Source, reading: Reading, careful: bool) -> Iterator[Moment]:
         for frame in frames:
             time, missing = clock.shows(frame), watch.comes_out(frame)
             entered = entered or _can_begin(frame, source.whole)
-            if not entered:
+            if not entered and not source.whole:
+                if time > reading.start:
+                    return  # too late for the start: the next seek aims earlier
+                continue
+            if not entered and time < 0:  # leans on what was sent before the recording began
                 continue
             if not careful and (missing or frame.is_corrupt):
                 raise _Unsure

@@ -48,4 +48,5 @@ def levels(values: np.ndarray, bits: int, sample_format: int) -> np.ndarray:
 
 
 def _first(value: object) -> int:
-    return int(value[0] if isinstance(value, (tuple, list)) else value)
+    first = value[0] if isinstance(value, (tuple, list)) and value else value
+    return first if isinstance(first, int) else 0  # a tag of a damaged file may be anything

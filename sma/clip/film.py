@@ -10,6 +10,11 @@ from typing import Literal
 import numpy as np
 
 Damaged = Literal["refuse", "skip"]  # what to do at frames that cannot be read
+Check = Callable[[], None]  # called again and again during a long work; what it raises, such as a cancel, ends the work
+
+
+def no_check() -> None:
+    """A check that never ends the work."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class Shot:
 class Film:
     """An open film: its shots in order, its mean frame rate, and what it holds in words ("91 frames at 29.97 fps").
 
-    `notes` is what else the clip's report says, such as "64:45 pixels, widened". `warnings` are those of them that a user
+    `notes` is what else the clip's report says, such as "deinterlaced". `warnings` are those of them that a user
     needs to see beside the report. Both may grow while shots are read and loaded; each is a set in order of arrival.
     """
 

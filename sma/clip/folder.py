@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..checks import check_regular
-from .film import Damaged, Film, Shot, counted, fraction, rate_text, seconds_text
+from .film import Check, Damaged, Film, Shot, counted, fraction, rate_text, seconds_text
 from .formats import IMAGE_SUFFIXES
 from .numbering import numbering_notes
 from .picture import UnreadablePicture, read_picture
@@ -32,16 +32,17 @@ def is_image(entry: Path) -> bool:
 
 def image_files(folder: Path) -> list[Path]:
     """The images of a folder in natural order; other files, hidden ones and folders in it are passed over."""
-    return sorted(filter(is_image, folder.iterdir()), key=lambda file: natural_key(file.name))
+    return sorted(filter(is_image, folder.iterdir()), key=lambda file: (natural_key(file.name), file.name))
 
 
 @contextmanager
-def open_folder(path: Path, fps: float, damaged: Damaged = "refuse") -> Iterator[Film]:
+def open_folder(path: Path, fps: float, damaged: Damaged, check: Check) -> Iterator[Film]:
     """Open a folder of images as a film.
 
     Args:
         fps: images per second.
         damaged: "refuse" raises at an image that cannot be read, "skip" passes it over and tells; the others keep their moments.
+        check: called for every image that is read.
     """
     files = image_files(path)
     if not files:
@@ -51,6 +52,7 @@ def open_folder(path: Path, fps: float, damaged: Damaged = "refuse") -> Iterator
 
     def load(i: int) -> np.ndarray:
         file = files[i]
+        check()
         check_regular(file)
         try:
             picture = read_picture(file)
@@ -69,15 +71,16 @@ def open_folder(path: Path, fps: float, damaged: Damaged = "refuse") -> Iterator
 
     notes = dict.fromkeys(numbering_notes([file.name for file in files]))
     film = Film(iter(()), rate, f"{counted(len(files), 'image')} at {rate_text(rate)} fps", notes, dict(notes))
-    taken = range(len(files)) if damaged == "refuse" else _readable(files, film)
+    taken = range(len(files)) if damaged == "refuse" else _readable(files, film, check)
     yield replace(film, shots=(Shot(i / rate, partial(load, i)) for i in taken))
 
 
-def _readable(files: list[Path], film: Film) -> Iterator[int]:
+def _readable(files: list[Path], film: Film, check: Check) -> Iterator[int]:
     """The places of the images that can be read; the film tells of the others."""
     passed: list[str] = []
     told = ""
     for i, file in enumerate(files):
+        check()
         try:
             read_picture(file)
         except UnreadablePicture:

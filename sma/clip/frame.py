@@ -19,16 +19,17 @@ _LUMA_WEIGHTS = {
 _LIMITED_RANGE, _FULL_RANGE = 1, 2
 
 
-def picture(frame: av.VideoFrame, transfer: int, primaries: int) -> np.ndarray:
+def picture(frame: av.VideoFrame, transfer: int, primaries: int, opaque: bool = False) -> np.ndarray:
     """The frame as sRGB [H, W, 3], float32, 0..1, over black where it is transparent.
 
     Args:
         transfer, primaries: codes of ITU-T H.273 for the film's transfer curve and primaries.
+        opaque: what stands where transparency would is none, and left out.
     """
     pixels = _deep(frame) if _depth(frame) > 8 else _plain(frame)
     colours, alpha = pixels[..., :3], pixels[..., 3:]
     colours = ordinary(colours, transfer, primaries)
-    return colours * alpha if alpha.size else colours
+    return colours * alpha if alpha.size and not opaque else colours
 
 
 def _depth(frame: av.VideoFrame) -> int:

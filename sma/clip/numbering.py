@@ -13,7 +13,7 @@ _LISTED = 4  # gaps named at most
 
 
 def numbering_notes(names: Sequence[str]) -> list[str]:
-    """Say where the numbers of image files are not those of one film: "the numbers skip 12 and 14-20".
+    """Say where the numbers of image files are not those of one film: "images missing by their numbers: 12 and 14-20".
 
     Args:
         names: in the order in which they are read. Names without a common pattern are not judged.
@@ -26,14 +26,14 @@ def numbering_notes(names: Sequence[str]) -> list[str]:
     elif len(series) > 1:
         return []
     for members in series.values():
-        where = f" of {members[0][1]} to {members[-1][1]}" if len(series) > 1 else ""
+        where = f" between {members[0][1]} and {members[-1][1]}" if len(series) > 1 else ""
         by_number = defaultdict(list)
         for number, name in members:
             by_number[number].append(name)
         if twice := next((names for names in by_number.values() if len(names) > 1), None):
             notes.append(f"{' and '.join(twice)} have one number and are read one after the other")
         if gaps := _gaps(sorted(by_number)):
-            notes.append(f"the numbers{where} skip {gaps}")
+            notes.append(f"images missing by their numbers{where}: {gaps}")
     return notes
 
 

@@ -91,7 +91,7 @@ def packets_from(
     """
     indexed = container.format.name.startswith(_INDEXED)
     stores_no_pts = container.format.name == "avi"
-    source = Source(stream, _stamped(container, stream, reading.name))
+    source = Source(stream, _stamped(container, stream, reading))
     if not indexed:
         source.packets = _going_on(source.packets, source, reading)
     if stores_no_pts:
@@ -99,31 +99,45 @@ def packets_from(
     head = _head(source.packets)
     source.packets = chain(head, source.packets)
     source.by_rank = stores_no_pts and stream.codec_context.has_b_frames
-    source.origin = head[0].dts if source.by_rank else _origin(head, first_shown)
+    source.origin = head[0].dts if source.by_rank else _origin(head, first_shown, indexed)
     target = source.origin + int(reading.start / stream.time_base)
-    if reading.start > 0 and earlier is not None and not source.by_rank:
+    from_start = source.by_rank or stream.codec_context.pix_fmt == "pal8"  # a palette comes with the first packet alone
+    if reading.start > 0 and earlier is not None and not from_start:
+        aim = max(source.origin, target - int(earlier / stream.time_base))
         if not indexed:
-            source.packets, source.whole = _from_key(source.packets, target), False
+            source.packets, source.whole = _from_key(source.packets, aim), False
         elif max(packet.dts for packet in head) < target:
-            container.seek(max(source.origin, target - int(earlier / stream.time_base)), stream=stream)
-            source.packets, source.whole = _stamped(container, stream, reading.name), False
+            container.seek(aim, stream=stream)
+            source.packets, source.whole = _stamped(container, stream, reading), False
     if source.by_rank:
         source.packets = _ranked(source.packets, source.stamps)
     return source
 
 
-def _stamped(container: av.container.InputContainer, stream: av.VideoStream, name: str) -> Iterator[av.Packet]:
+def _stamped(container: av.container.InputContainer, stream: av.VideoStream, reading: Reading) -> Iterator[av.Packet]:
     """The packets of a stream, each with a dts, which some containers leave out."""
     after = None
-    for packet in container.demux(stream):
+    for packet in _demuxed(container, stream, reading):
         if not packet.size:  # the one that ends a stream
             continue
         if packet.dts is None:
             packet.dts = packet.pts if after is None else after
         if packet.dts is None:
-            raise ValueError(f"{name} has frames without timestamps. Convert it to mp4 first.")
+            raise ValueError(f"{reading.name} has frames without timestamps. Convert it to mp4 first.")
         after = packet.dts + (packet.duration or _usual_gap(stream))
         yield packet
+
+
+def _demuxed(container: av.container.InputContainer, stream: av.VideoStream, reading: Reading) -> Iterator[av.Packet]:
+    while True:
+        reading.check()
+        try:
+            for packet in container.demux(stream):
+                reading.check()
+                yield packet
+            return
+        except av.BlockingIOError:  # MPEG-TS with much damage: FFmpeg asks to be called again
+            continue
 
 
 def _usual_gap(stream: av.VideoStream) -> int:
@@ -171,8 +185,11 @@ def _head(packets: Iterator[av.Packet]) -> list[av.Packet]:
     return head
 
 
-def _origin(head: list[av.Packet], first_shown: Callable[[], int]) -> int:
-    key = next((place for place, packet in enumerate(head) if packet.is_keyframe), 0)
+def _origin(head: list[av.Packet], first_shown: Callable[[], int], indexed: bool) -> int:
+    key = next((place for place, packet in enumerate(head) if packet.is_keyframe), None)
+    if key is None and not indexed:  # a broadcast that was tuned into long before its next key frame
+        return first_shown()
+    key = key or 0
     # An edit list begins in the middle: what lies before is decoded, and not shown.
     shown = [_pts(packet) for packet in head[key:] if not packet.is_discard]
     if not shown:

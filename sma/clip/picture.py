@@ -18,7 +18,7 @@ from .limits import MOST_PIXELS
 from .tiff import read_tiff
 
 # What Pillow raises for a file that is cut short or damaged.
-DAMAGE = (OSError, EOFError, IndexError, SyntaxError, ValueError, struct.error)
+DAMAGE = (OSError, EOFError, IndexError, SyntaxError, TypeError, ValueError, struct.error, Image.DecompressionBombError)
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF")  # some of Pillow's others start programs
 _KINDS = ("a PNG picture", "a JPEG picture", "a TIFF picture", GIF, WEBP)  # in the words of what_it_is
 _SUBFILE, _REDUCED = 254, 1  # tag of a tiff's page, and its bit for a smaller copy of another page

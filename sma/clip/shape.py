@@ -73,5 +73,6 @@ def squared(picture: np.ndarray, pixel: Fraction) -> np.ndarray:
 
 
 def pixel_text(pixel: Fraction) -> str:
-    """64:45 pixels, widened"""
-    return f"{pixel.numerator}:{pixel.denominator} pixels, {'widened' if pixel > 1 else 'heightened'}"
+    """its pixels are not square (64:45), widened"""
+    done = "widened" if pixel > 1 else "heightened"
+    return f"its pixels are not square ({pixel.numerator}:{pixel.denominator}), {done}"

@@ -12,7 +12,7 @@ from PIL import Image
 from ..checks import check_regular
 from .animation import open_animation
 from .contents import GIF, WEBP, what_it_is
-from .film import Damaged, Film
+from .film import Check, Damaged, Film, no_check
 from .folder import open_folder
 from .formats import WHAT_IS_A_CLIP
 from .limits import too_large
@@ -20,7 +20,9 @@ from .video import open_video
 
 
 @contextmanager
-def open_film(path: Path, *, start: float, folder_fps: float, damaged: Damaged = "refuse") -> Iterator[Film]:
+def open_film(
+    path: Path, *, start: float, folder_fps: float, damaged: Damaged = "refuse", check: Check = no_check
+) -> Iterator[Film]:
     """Open a film near `start` seconds; the shots of a video begin at the key frame before that.
 
     Files are taken for what they hold, whatever their names. Nothing is decoded for shots that are not loaded, but for the frames
@@ -28,6 +30,7 @@ def open_film(path: Path, *, start: float, folder_fps: float, damaged: Damaged =
 
     Args:
         damaged: "refuse" raises at a damaged frame or image, "skip" passes it over and tells.
+        check: called for every packet and picture; what it raises ends the reading.
 
     Raises:
         ValueError: the path holds no film, and the message says what it is; or pictures too large to open. av.FFmpegError, OSError: it
@@ -38,7 +41,7 @@ def open_film(path: Path, *, start: float, folder_fps: float, damaged: Damaged =
     what = "" if path.is_dir() else what_it_is(path)
     with ExitStack() as stack, _bounded_pictures(path.name):
         try:
-            film = stack.enter_context(_reader(path, what, start, folder_fps, damaged))
+            film = stack.enter_context(_reader(path, what, start, folder_fps, damaged, check))
         except (av.FFmpegError, OSError) as error:
             system = error.errno and not isinstance(error, av.FFmpegError)  # Pillow's errors have no number
             if not what or system:
@@ -57,7 +60,9 @@ def _bounded_pictures(name: str) -> Iterator[None]:
         raise too_large(name, "too many pixels") from error
 
 
-def _reader(path: Path, what: str, start: float, folder_fps: float, damaged: Damaged) -> AbstractContextManager[Film]:
+def _reader(
+    path: Path, what: str, start: float, folder_fps: float, damaged: Damaged, check: Check
+) -> AbstractContextManager[Film]:
     if path.is_dir():
-        return open_folder(path, folder_fps, damaged)
-    return open_animation(path, damaged) if what in (GIF, WEBP) else open_video(path, start, damaged)
+        return open_folder(path, folder_fps, damaged, check)
+    return open_animation(path, damaged, check) if what in (GIF, WEBP) else open_video(path, start, damaged, check)

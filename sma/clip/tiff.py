@@ -34,7 +34,9 @@ def read_tiff(path: Path) -> tuple[np.ndarray, int] | None:
     if (bits, sample_format) not in _READ:
         kind = "float" if sample_format == FLOAT else "integer"
         raise ValueError(f"holds {bits}-bit {kind} values, which are not read here. Save it as a png or a 16-bit tiff.")
-    with av.open(str(path), format="tiff_pipe", options={"protocol_whitelist": "file"}) as container:
+    with av.open(
+        str(path), format="tiff_pipe", options={"protocol_whitelist": "file"}, metadata_errors="replace"
+    ) as container:
         frame = next(container.decode(video=0))
     return levels(_samples(frame, bits), bits, sample_format), int(tags.get(ORIENTATION, 1))
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from .colour import conversion
 from .decode import Moment, moments
-from .film import Damaged, Film, Shot, counted, fraction, rate_text, seconds_text
+from .film import Check, Damaged, Film, Shot, counted, fraction, rate_text, seconds_text
 from .frame import picture
 from .interlaced import deinterlaced
 from .limits import check_picture
@@ -26,11 +26,12 @@ _CUT_OFF = Fraction(1, 2)  # seconds that may lack at a film's end before it is 
 
 
 @contextmanager
-def open_video(path: Path, start: float, damaged: Damaged = "refuse") -> Iterator[Film]:
+def open_video(path: Path, start: float, damaged: Damaged, check: Check) -> Iterator[Film]:
     """Open a video near `start` seconds.
 
     Args:
         damaged: "refuse" raises at a damaged frame, "skip" passes it over and says so in the film's notes and warnings.
+        check: called for every packet; what it raises ends the reading.
     """
     notes: dict[str, None] = {}
     with open_container(path) as container:
@@ -45,10 +46,12 @@ def open_video(path: Path, start: float, damaged: Damaged = "refuse") -> Iterato
             pixel_shape(stream.sample_aspect_ratio),
             int(stream.codec_context.color_trc),
             int(stream.codec_context.color_primaries),
+            # By the format's own rule the fourth byte of its pixels is unused: most writers leave 0 there.
+            container.format.name == "avi" and stream.codec_context.name == "rawvideo",
             notes,
         )
     film = Film(iter(()), Fraction(rate), holds, notes)
-    reading = Reading(path, fraction(start), damaged == "skip", film)
+    reading = Reading(path, fraction(start), damaged == "skip", film, check)
     with closing(_shots(reading, look, announced)) as shots:
         yield replace(film, shots=shots)
 
@@ -67,6 +70,8 @@ def _holds(container: av.container.InputContainer, stream: av.VideoStream, rate:
 
 def _announced(container: av.container.InputContainer, stream: av.VideoStream) -> Fraction | None:
     """Seconds of the film by its own header."""
+    if container.format.name == "avi" and stream.frames:  # where it was cut, FFmpeg takes what is left for its duration
+        return stream.frames / Fraction(stream.average_rate or stream.guessed_rate)
     if stream.duration:
         return stream.duration * Fraction(stream.time_base)
     return Fraction(container.duration, av.time_base) if container.duration else None
@@ -79,14 +84,15 @@ class _Look:
     pixel: Fraction
     transfer: int
     primaries: int
+    opaque: bool
     notes: dict[str, None]
 
     def load(self, before: av.VideoFrame | None, frame: av.VideoFrame, after: av.VideoFrame | None) -> np.ndarray:
         turn, pixel = turn_of(frame), self.pixel
         if frame.interlaced_frame:
             frame = deinterlaced(before, frame, after)
-            self.notes["interlaced, deinterlaced"] = None
-        shown = turn(picture(frame, self.transfer, self.primaries))
+            self.notes["deinterlaced"] = None
+        shown = turn(picture(frame, self.transfer, self.primaries, self.opaque))
         if tilt := tilt_of(frame):
             self.notes[f"to be turned by {tilt} degrees more, which is left out"] = None
         if turn.swap:
@@ -115,7 +121,7 @@ def _shots(reading: Reading, look: _Look, announced: Fraction | None) -> Iterato
     if held:
         yield _shot(before, held, None, look)
     if announced and end < announced - _CUT_OFF:
-        reading.note(f"its pictures end at {seconds_text(end)} s, the file announces {seconds_text(announced)} s")
+        reading.warn(f"its pictures end at {seconds_text(end)} s, the file announces {seconds_text(announced)} s")
 
 
 def _shot(before: Moment | None, now: Moment, after: Moment | None, look: _Look) -> Shot:

@@ -5,6 +5,7 @@
 //       stands as if from a file, "reload" reloads the page, "run" presses its button Run
 //   upload: opens "template" and sets "widgets" as above, and brings the files of "ways" to Load Motion Clip, {"way": "choose" or
 //       "drop", "file": path}; then it runs
+//   refresh: opens "template", adds a "node", copies "file" to "into" and presses R: what the list of its "widget" offers
 //   convert: the API format of "workflows" (paths of UI files), as the page queues it
 //   reports: runs a template, runs it again, cancels a third run and reloads the page, with screenshots in the folder "screenshots";
 //       what nodes report after each, see `reports` below
@@ -255,6 +256,37 @@ async function drop(page, file) {
   return null
 }
 
+async function refresh(job, page, problems) {
+  await openTemplate(page, job.pack, job.template)
+  const id = await page.evaluate((type) => {
+    const node = window.LiteGraph.createNode(type)
+    window.app.rootGraph.add(node)
+    return node.id
+  }, job.node)
+  const list = () =>
+    page.evaluate(([id, name]) => window.app.rootGraph.getNodeById(id).widgets.find((widget) => widget.name === name).options.values, [id, job.widget])
+  const found = { before: await list() }
+  fs.copyFileSync(job.file, job.into)
+  const fetched = page.waitForResponse((response) => response.url().endsWith("/object_info"))
+  await page.locator("canvas").first().focus()
+  await page.keyboard.press("r")
+  await fetched
+  await page.waitForTimeout(1000)
+  found.after = await list()
+  await page.evaluate(
+    ([id, name]) => {
+      const choice = window.app.rootGraph.getNodeById(id).widgets.find((widget) => widget.name === name)
+      const { value } = choice
+      for (const each of [choice.options.values.find((other) => other !== value), value]) choice.value = each
+    },
+    [id, job.widget.split(".")[0]],
+  )
+  await page.waitForTimeout(200)
+  found.unfolded = await list()
+  problems.push(...(await complaints(page)))
+  return found
+}
+
 async function convert(job, page) {
   const prompts = []
   for (const path of job.workflows) {
@@ -270,7 +302,7 @@ async function main() {
   const problems = []
   const { browser, page } = await openPage(job, problems)
   try {
-    const result = await { tour, run, upload, convert, reports }[job.action](job, page, problems)
+    const result = await { tour, run, upload, refresh, convert, reports }[job.action](job, page, problems)
     console.log(JSON.stringify({ ...result, problems }))
   } catch (error) {
     throw new Error([error.message, ...problems].join("\n"), { cause: error })
@@ -321,6 +353,7 @@ async function shownReports(page) {
         height: height / scale,
         inside: window.LiteGraph.vueNodesMode || widget.y + widget.computedHeight <= node.size[1] + 1,
         seen: element.checkVisibility() && width > 0 && height > 0,
+        outdated: element.classList.contains("outdated"),
       }
     }
     return found
@@ -393,6 +426,8 @@ async function runAndRead(job, page, problems) {
   const after = await savedValues(page)
   chosen.with = await chooseLayers(page, TRAINER)
   await setTitled(page, "Train Motion LoRA", { steps: 5000, seed: 3 })
+  await page.mouse.click(1350, 1400) // on the empty canvas: the page looks for changes when the user has done something
+  await note("other_values")
   const third = queueAndWait(page, job.timeout * 1000)
   third.catch(() => {}) // where a wait below fails first
   await trainerSays(page, "modules adapted", "Saved")

@@ -68,6 +68,16 @@ def test_what_was_said_before_a_cancel_stays_also_after_a_reload(session):
     assert cancelled["warnings"][-1].startswith("Stopped at step ")
 
 
+def test_a_report_pales_where_values_of_its_node_were_changed_since(session):
+    pale = {
+        moment: {node for node, shown in session["seen"][moment].items() if shown["outdated"]} for moment in MOMENTS
+    }
+    assert pale == dict.fromkeys(MOMENTS, set())
+    other = session["seen"]["other_values"]
+    assert {node for node, shown in other.items() if shown["outdated"]} == {TRAINER}
+    assert other[TRAINER]["report"] == session["seen"]["again"][TRAINER]["report"]
+
+
 def test_a_graph_that_is_opened_with_other_values_shows_nothing_of_what_was_said_of_these(session):
     changed = session["seen"]["changed"]
     assert TRAINER not in changed and changed[CLIP] == session["seen"]["reloaded"][CLIP]

@@ -1,4 +1,4 @@
-"""The upload of Load Motion Clip takes every film that the node reads, in both renderers."""
+"""New files come into the nodes: the upload of Load Motion Clip takes every film, R renews every list of files, in both renderers."""
 
 from __future__ import annotations
 
@@ -47,3 +47,14 @@ def test_films_of_any_kind_can_be_chosen_and_dropped_and_run(server, vue, tmp_pa
     assert set(chosen["accept"].split(",")) == set(info["clip_suffixes"]) >= {".mp4", ".webm", ".gif", ".mkv", ".mov"}
     assert (dropped["film"], chosen["film"], result["problems"]) == ([64, 64], [32, 32], [])
     assert result["event"] == "execution_success", json.dumps(result, indent=1)
+
+
+@pytest.mark.parametrize("vue", [False, True], ids=["classic", "nodes2.0"])
+def test_r_brings_a_new_lora_into_the_list_of_a_node_that_is_there(server, vue):
+    lora = CASES.parent / "all_zero_lora" / "b_zero.safetensors"
+    into = server.base / "models" / "loras" / f"new{vue:d}.safetensors"
+    into.parent.mkdir(exist_ok=True)
+    lists = page.refresh(server, "sprites-motion-transfer", "SMA_LoadMotionLoRA", "source.file", lora, into, vue=vue)
+    assert into.name not in lists["before"]
+    assert into.name in lists["after"] and lists["unfolded"] == lists["after"]
+    assert lists["problems"] == []

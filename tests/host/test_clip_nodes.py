@@ -109,6 +109,16 @@ def test_the_list_names_films_gifs_image_folders_and_the_packs_own_clips(host, c
     assert schema.inputs[0].options == ["film.mp4", "loop.gif", "walk/", example]
 
 
+@pytest.mark.parametrize("file", ["film.mp4", "loop.gif", "walk/"])
+@pytest.mark.parametrize("rounded", [False, True])
+def test_cancel_is_heard_while_a_clip_is_read(host, clips, wan_model, file, rounded):
+    import comfy.model_management as management
+
+    management.interrupt_current_processing(True)
+    with pytest.raises(management.InterruptProcessingException):
+        load(host, file, **({"model": wan_model} if rounded else {}))
+
+
 def test_the_list_names_nothing_that_cannot_be_read(host, clips, monkeypatch, tmp_path):
     import folder_paths
 
@@ -169,7 +179,11 @@ def test_a_gap_and_a_broken_image_are_told_on_the_node(host, clips, said):
     assert str(folder) not in str(refused.value)
     said.clear()
     assert load(host, "gap/", timing=stride, skip_damaged=True)[2] == 4
-    assert said[1:3] == ["the numbers skip 3", "1 damaged image passed over: 5.png"]
+    assert said == [
+        "5 images at 8 fps → 4 at 6 fps on average (uneven, 0.12 to 0.25 s apart), 0.0-0.67 s, 16x12 → 20x16 centre crop",
+        "images missing by their numbers: 3",
+        "1 damaged image passed over: 5.png",
+    ]  # each once
     shutil.rmtree(folder)
 
 

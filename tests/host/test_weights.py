@@ -119,6 +119,11 @@ def test_a_pipe_is_not_waited_for(weights, tmp_path, name):
         weights.read_weights(tmp_path / name)
 
 
+def test_tensors_without_a_name_are_left_out(weights, tmp_path):
+    torch.save({**TENSORS, 0: torch.ones(2), ("a", 1): torch.ones(2)}, tmp_path / "numbered.pt")
+    assert same(weights.read_weights(tmp_path / "numbered.pt"))
+
+
 def test_files_without_named_tensors_are_refused(weights, tmp_path):
     torch.save([torch.ones(1)], tmp_path / "list.pt")
     torch.save({"steps": 3}, tmp_path / "numbers.pt")

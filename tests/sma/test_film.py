@@ -135,7 +135,10 @@ def test_folders_are_read_in_natural_order_at_the_stated_rate(tmp_path):
     request = ClipRequest(width=20, height=14, frame_count=6, fps=12, folder_fps=12)
     clip = read_clip(tmp_path / "walk", request)
     assert torch.equal(clip.frames, pictures)
-    assert clip.report == "6 images at 12 fps → 6 at 12 fps, 0.0-0.5 s, 20x14; the numbers skip 4-9 and 12-99"
+    assert (
+        clip.report
+        == "6 images at 12 fps → 6 at 12 fps, 0.0-0.5 s, 20x14; images missing by their numbers: 4-9 and 12-99"
+    )
 
 
 def test_folders_of_mixed_sizes_are_refused_with_the_names(tmp_path):

@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from sma import patterns
 from sma.layer_names import ours_of, parts_of
 from sma.lora_reading import Reading, read_lora
 from sma.lora_scales import read_scales
@@ -198,6 +199,14 @@ KOHYA = {"ss_network_alpha": "2", "ss_network_dim": "8"}
         (tensors("transformer.a.b") | {"transformer.a.b.alpha": torch.tensor(16.0)}, PEFT, 2.0, ()),
         (tensors("lora_unet_a_b", "lora_down", "lora_up"), KOHYA, 0.25, (2.0,)),
         (tensors("lora_unet_a_b", "lora_down", "lora_up"), {"ss_network_alpha": "None"}, 1.0, ()),
+        (
+            tensors("lora_unet_a_b", "lora_down", "lora_up") | {"lora_unet_a_b.alpha": torch.tensor(2.0)},
+            {"ss_network_alpha": "Dynamic", "ss_network_dim": "Dynamic"},
+            0.25,
+            (),
+        ),
+        # Damaged, and not needed.
+        (tensors("a.b") | {"a.b.alpha": torch.tensor(4.0)}, {"lora_adapter_metadata": "{"}, 0.5, ()),
         # musubi's converter folds the alpha into the factors, and keeps the metadata.
         (tensors("diffusion_model.a.b"), KOHYA, 1.0, ()),
         (tensors("lora_unet_a_b", "lora_down", "lora_up"), PEFT, 1.0, ()),
@@ -228,11 +237,47 @@ def test_where_a_scale_comes_from(lora, metadata, scale, alphas):
         ({"adapter_config.json": '{"lora_alpha": 4, "alpha_pattern": {"(": 2}}'}, r"'\(' is not a regular expression"),
         ({"adapter_config.json": '{"lora_alpha": 4, "alpha_pattern": [2]}'}, r"its alpha_pattern is \[2\]"),
         ({"ss_network_alpha": "big"}, "ss_network_alpha is damaged: 'big' is not a number"),
+        ({"adapter_config.json": "[" * 100_000}, "adapter_config.json is damaged: it is not JSON"),
+        ({"adapter_config.json": '{"lora_alpha": ' + "9" * 5000 + "}"}, "adapter_config.json is damaged"),
+        ({"adapter_config.json": {"lora_alpha": 4, "alpha_pattern": {"(" * 2000 + ")" * 2000: 2}}}, "is damaged"),
     ],
 )
 def test_damaged_metadata_is_refused(metadata, message):
     with pytest.raises(ValueError, match=message):
         read_scales(metadata)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "(a+)+$",
+        "(?:[a-z.]*)*x",
+        ".*.*.*.*x",
+        "(a|a|ab)" * 9,
+        r"(\w)\1",
+        "(?x:(a+) +)",
+        r"(a\\?b)*",
+        "((a{9}){9}){9}",
+    ],
+)
+def test_patterns_that_could_take_for_ever_come_to_an_end(pattern, monkeypatch):
+    monkeypatch.setattr(patterns, "MOST_SECONDS", 0.2)
+    scales = read_scales({"adapter_config.json": {"lora_alpha": 4, "alpha_pattern": {"to_q": 2, pattern: 3}}})
+    try:
+        for i in range(30):
+            scales.alpha_of(f"{'a' * 60}.blocks.{i}.self_attn.a_long_name_of_a_layer.that_goes_on.k")
+    except ValueError as error:
+        assert "takes too long to compare with all names" in str(error)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [r".*\.attn[12]\.to_q", "^blocks.0.attn1.to_q$", r"blocks\.\d+\.(attn1|attn2)\.(to_q|to_k|to_v)", ".*to_q"],
+)
+def test_patterns_as_people_write_them_are_matched(pattern):
+    settings = {"lora_alpha": 4, "alpha_pattern": {f"blocks.{i}.ffn": 3 for i in range(500)} | {pattern: 2}}
+    scales = read_scales({"adapter_config.json": settings})
+    assert [scales.alpha_of(name) for name in ("blocks.0.attn1.to_q", "blocks.0.ffn", "proj")] == [2.0, 3.0, 4.0]
 
 
 def test_rank_stabilised_scale():

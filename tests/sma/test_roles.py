@@ -183,7 +183,7 @@ def test_pattern_must_match_the_whole_name_of_an_adaptable_layer(unet):
 
 
 def test_bad_regular_expression_is_refused(unet):
-    with pytest.raises(ValueError, match=r"'\(attn' is no regular expression: missing \)"):
+    with pytest.raises(ValueError, match=r"'\(attn' is not a regular expression that can be read"):
         matching(unet, "(attn")
 
 

@@ -235,9 +235,11 @@ def test_beyond_the_compilers_limit_the_answer_is_still_right(wan, backend, comp
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "cl"))), reason="inductor needs a C++ compiler")
-def test_inductor(wan):
+def test_inductor(wan, monkeypatch):
     from comfy_api.torch_helpers import set_torch_compile_wrapper
 
+    # The compiler asks setuptools for paths, which refuses where anybody has loaded Python's own distutils before.
+    monkeypatch.setenv("SETUPTOOLS_USE_DISTUTILS", "stdlib")
     torch._dynamo.reset()
     model, lora, base = wan.model.clone(), wan.lora(), wan.predict(wan.model)
     set_torch_compile_wrapper(model, backend="inductor", keys=["diffusion_model.blocks.1.self_attn"])

@@ -150,6 +150,17 @@ def test_a_clone_dropped_while_the_model_is_in_use_takes_nothing_off(case):
     assert torch.equal(case.predict(worn), first)
 
 
+def test_a_layer_that_another_node_has_replaced_is_named_and_the_rest_stays_off(wan):
+    worn = wan.wear(wan.lora(), apply="bypass")
+    other = worn.clone()
+    other.add_object_patch("diffusion_model.blocks.1.self_attn", torch.nn.Identity())
+    with pytest.raises(ValueError, match=r"beside blocks\.1\.self_attn\.\w, and another node has put something else"):
+        wan.predict(other)
+    del other
+    assert torch.equal(wan.predict(worn), wan.predict(wan.wear(wan.lora(), apply="bypass")))
+    assert not torch.equal(wan.predict(worn), wan.predict(wan.model))
+
+
 def test_training_through_a_model_that_wears_a_lora(case):
     """The worn LoRA is part of the model that is trained; checkpointed blocks see it again in backward."""
     worn_lora = case.lora(seed=5)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -184,7 +186,11 @@ def test_pefts_settings_beside_its_file_are_read_and_no_others(wan, lora_folder)
     count = f"{len(lora)} of {len(lora)} keys applied (ComfyUI format, rank 4, "
     wan.wear("peft/adapter_model.safetensors")
     assert wan.said[-1] == f"{count}patched)"
+    source = {"source": "file", "file": "peft/adapter_model.safetensors"}
+    fingerprint = partial(wan.host.node("SMA_LoadMotionLoRA").fingerprint_inputs, source=source)
+    before = fingerprint()
     (folder / "adapter_config.json").write_text(json.dumps({"lora_alpha": 8, "r": 4, "use_rslora": True}))
+    assert fingerprint() != before
     worn = wan.predict(wan.wear("peft/adapter_model.safetensors"))
     assert wan.said[-1] == f"{count}alpha 8 from adapter_config.json, rank-stabilised, patched)"
     assert distance(worn, wan.predict(wan.wear(lora, strength=4.0))) <= 1e-4
@@ -197,3 +203,34 @@ def test_pefts_settings_beside_its_file_are_read_and_no_others(wan, lora_folder)
     (folder / "adapter_config.json").symlink_to(outside)
     wan.wear("peft/adapter_model.safetensors")
     assert wan.said[-1] == f"{count}patched)"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (b"\xff\xfe\x00\x80", "adapter_config.json is damaged: it is not JSON"),
+        (b"[" * 100_000, "adapter_config.json is damaged: it is not JSON"),
+        (b" " * (2**22 + 1), "is over 4 MB; PEFT's hold some kB"),
+    ],
+)
+def test_settings_that_pefts_cannot_be_are_refused(wan, tmp_path_factory, settings, message):
+    lora = {key: value for key, value in wan.lora().items() if not key.endswith(".alpha")}
+    folder = tmp_path_factory.mktemp("damaged", numbered=True)
+    save_file(lora, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_bytes(settings)
+    read = wan.host.module("nodes.host.wear").read_source
+    with pytest.raises(ValueError, match=message):
+        wan.host.module("sma.lora_scales").read_scales(read(folder / "adapter_model.safetensors").metadata)
+
+
+def test_settings_that_cannot_be_opened_are_refused_without_their_path(wan, tmp_path, monkeypatch):
+    save_file(wan.lora(), tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text("{}")
+
+    def opened(path, *_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", opened)
+    with pytest.raises(ValueError, match="Permission denied.*Let ComfyUI read it") as refusal:
+        wan.host.module("nodes.host.wear").read_source(tmp_path / "adapter_model.safetensors")
+    assert str(tmp_path) not in str(refusal.value)

@@ -79,6 +79,13 @@ def test_a_kind_of_another_size_is_refused_and_not_dropped(wan, kind):
         wan.wear(lora)
 
 
+@pytest.mark.parametrize("part", ["lokr_w1", "lokr_w2", "lokr_w2_a"])
+def test_a_part_of_a_lokr_alone_is_refused(wan, part):
+    """The host's code stumbles over it."""
+    with pytest.raises(ValueError, match=r"(does not fit that weight .* or damaged|is incomplete)"):
+        wan.wear({f"{LAYER}.{part}": KINDS["LoKr in factors"].get(part, draw(16, 16))})
+
+
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if "DoRA" not in kind and kind != "whole weight"])
 def test_a_kind_of_zeros_is_told(wan, kind):
     lora = {
@@ -139,6 +146,13 @@ def test_alphas_that_differ_and_factors_of_whole_numbers_are_refused(wan):
         wan.wear(products() | {f"{LAYER}.alpha": torch.tensor([1.0, 2.0])})
     with pytest.raises(ValueError, match=r"q\.lora_A\.weight is stored as int8; only floating-point LoRAs can be read"):
         wan.wear(products() | {f"{LAYER}.lora_A.weight": torch.ones(4, 128, dtype=torch.int8)})
+
+
+@pytest.mark.parametrize("kind", ["LoHa", "LoKr", "difference"])
+def test_other_kinds_of_whole_numbers_are_refused(wan, kind):
+    lora = {f"{LAYER}.{part}": (9 * value).round().to(torch.int8) for part, value in KINDS[kind].items()}
+    with pytest.raises(ValueError, match=r"is stored as int8; only floating-point LoRAs can be read"):
+        wan.wear(lora)
 
 
 def test_what_nothing_reads_is_not_counted_as_applied(wan):

@@ -1,4 +1,4 @@
-"""A LoRA that has no part in the sampling is told on its node, by what the first step that wears it shows."""
+"""A LoRA that has no part in the sampling is told on its node, by what its sampling shows."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def test_layers_that_no_step_calls_are_told(wan, warnings, monkeypatch):
         assert torch.equal(wan.predict(one), wan.predict(wan.model))
         (text,) = warnings()
         assert text.startswith(
-            "The LoRA changed nothing in the first step: 1 of the 1 layers it is computed beside were not called, for example "
+            "The LoRA changed nothing in the last sampling: 1 of the 1 layers it is computed beside were not called, for example "
             "blocks.0.self_attn.q. Another node may compute them in its own way: set apply to patch weights."
         )
         wan.predict(all_of_it)
         (text,) = warnings()
-        assert text.startswith("A part of the LoRA changed nothing in the first step: 4 of the 8 layers")
+        assert text.startswith("A part of the LoRA changed nothing in the last sampling: 4 of the 8 layers")
     # The same MODEL in a later prompt, without the node that did that.
     import comfy_execution.utils as utils
 
@@ -68,7 +68,7 @@ def test_layers_that_no_step_calls_are_told(wan, warnings, monkeypatch):
     assert warnings() == []
 
 
-def test_a_range_is_judged_by_the_first_step_inside_it(wan, warnings, monkeypatch):
+def test_a_range_is_judged_by_the_steps_inside_it(wan, warnings, monkeypatch):
     only_q = {key: value for key, value in wan.lora().items() if "0.self_attn.q" in key}
     attention = wan.model.model.diffusion_model.blocks[0].self_attn
     worn = wan.wear(only_q, start_percent=0.5)
@@ -103,8 +103,9 @@ def test_weights_that_the_host_does_not_patch_are_told(wan, warnings):
     (text,) = warnings()
     count = len(lora) // 3
     assert text == (
-        f"The LoRA changed nothing in the first step: {count} of the {count} weights it is added to were not patched, for example "
-        "diffusion_model.blocks.0.self_attn.q.weight. Another node has put something in their place: set apply to bypass."
+        f"The LoRA changed nothing in the last sampling: {count} of the {count} weights it is added to were not patched, for example "
+        "diffusion_model.blocks.0.self_attn.q.weight. Another node has put something in their place: set apply to bypass. "
+        "Or ComfyUI patches no parameters of their kind."
     )
 
 
@@ -117,7 +118,7 @@ def test_updates_lost_in_rounding_are_told(make_case, wan_file, warnings, size, 
     answer = case.predict(case.wear(lora, apply="patch weights"))
     assert torch.equal(answer, case.predict(case.model)) == lost
     text = (
-        "The LoRA changed nothing in the first step: its updates are lost in the rounding of the model's bfloat16 weights. "
+        "The LoRA changed nothing in the last sampling: its updates are lost in the rounding of the model's bfloat16 weights. "
         "Raise strength, or set apply to bypass."
     )
     assert warnings() == [text] * lost
@@ -126,3 +127,21 @@ def test_updates_lost_in_rounding_are_told(make_case, wan_file, warnings, size, 
 def test_training_through_a_worn_lora_is_no_reason_to_warn(case, warnings):
     case.trained(model=case.wear(case.lora(), apply="bypass"))
     assert warnings() == []
+
+
+def test_calls_that_a_caching_node_skips_are_no_reason_to_warn(wan, warnings):
+    """EasyCache answers a step from earlier ones; here the first inside the range is such a step."""
+    from comfy.patcher_extension import WrappersMP
+
+    worn = wan.wear(wan.lora(), start_percent=0.5).clone()
+    skipped = float(worn.get_model_object("model_sampling").percent_to_sigma(0.6))
+
+    def skip(executor, x, *args, **kwargs):
+        near = abs(float(args[-1]["sigmas"][0]) - skipped) < 1e-4
+        return x if near else executor(x, *args, **kwargs)
+
+    worn.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "skip", skip)
+    wan.predict(worn, (0.1, 0.6, 0.8))
+    assert warnings() == []
+    wan.predict(worn, (0.1, 0.6))
+    assert len(warnings()) == 1

@@ -35,7 +35,7 @@ def test_a_lora_of_another_family_is_refused(unet, wan, lora_folder):
 def test_a_lora_of_an_unknown_family_is_refused_by_what_it_says_of_itself(unet, lora_folder):
     tensors = {"a.b.lora_A.weight": torch.ones(2, 3), "a.b.lora_B.weight": torch.ones(4, 2)}
     with pytest.raises(
-        ValueError, match="No key of The trained LoRA names a layer .* UNet3D; its layers are like 'a.b'"
+        ValueError, match="No key of The trained LoRA names a layer .* UNet3D; the file's layers are like 'a.b'"
     ):
         unet.wear(tensors)
     save_file(tensors, lora_folder / "other.safetensors", {"base_model": "CogVideoX"})
@@ -44,6 +44,16 @@ def test_a_lora_of_an_unknown_family_is_refused_by_what_it_says_of_itself(unet, 
         match=r"was made for CogVideoX \(a\.b, \.\.\.\); this model is UNet3D, and no key .* trained on \(CogVideoX\)\.",
     ):
         unet.wear("other.safetensors")
+
+
+@pytest.mark.parametrize("entry", ["modelspec.architecture", "ss_base_model_version"])
+def test_the_model_that_a_file_names_comes_before_a_guess_by_its_layers(wan, lora_folder, entry):
+    """Flux has layers of HunyuanVideo's names."""
+    stem = "lora_unet_double_blocks_0_img_attn_qkv"
+    tensors = {f"{stem}.lora_down.weight": torch.ones(2, 3), f"{stem}.lora_up.weight": torch.ones(4, 2)}
+    save_file(tensors, lora_folder / "flux.safetensors", {entry: "flux1"})
+    with pytest.raises(ValueError, match=r"was made for flux1 \(.*this model is Wan.* trained on \(flux1\)"):
+        wan.wear("flux.safetensors")
 
 
 @pytest.mark.parametrize("apply", ["patch weights", "bypass"])
@@ -62,7 +72,7 @@ def test_a_lora_of_a_failed_training_is_refused(wan):
     broken = next(key for key in lora if key.endswith("lora_B.weight"))
     lora[broken][0, 0] = float("nan")
     with pytest.raises(
-        ValueError, match=r"holds NaN or infinite values in 1 layers, for example blocks\.0\.self_attn\.\w"
+        ValueError, match=r"holds NaN or infinite values in 1 layer, for example blocks\.0\.self_attn\.\w"
     ):
         wan.wear(lora)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -91,6 +93,17 @@ def count_evaluations(case, monkeypatch) -> list[int]:
         network, "forward", lambda x, *args, **kwargs: sizes.append(len(x)) or forward(x, *args, **kwargs)
     )
     return sizes
+
+
+def test_a_deep_copy_of_a_models_options_keeps_the_range(case):
+    """As nodes of other packs make one, while the MODEL is loaded and before it is loaded again."""
+    import comfy.model_management as management
+
+    worn = case.wear(case.lora(), start_percent=0.3, end_percent=0.6)
+    expected = case.predict(worn, (0.2, 0.4))
+    worn.model_options = copy.deepcopy(worn.model_options)
+    management.unload_all_models()
+    assert torch.equal(case.predict(worn, (0.2, 0.4)), expected)
 
 
 def test_no_evaluation_is_spent_where_all_is_inside_or_all_outside(case, monkeypatch):

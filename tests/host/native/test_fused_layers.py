@@ -53,7 +53,7 @@ def test_the_loras_node_warns_of_the_sampling_behind_it(native_server, graph):
         return line, entry["warnings"]
 
     text = (
-        "The LoRA changed nothing in the first step: 2 of the 2 layers it is computed beside were not called, for example "
+        "The LoRA changed nothing in the last sampling: 2 of the 2 layers it is computed beside were not called, for example "
         "blocks.0.self_attn.v. Another node may compute them in its own way: set apply to patch weights. Or an input that they are for is "
         "not connected."
     )

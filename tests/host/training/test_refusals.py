@@ -16,7 +16,10 @@ import torch
         ({"resume_from": "../../secret"}, "no training state"),
         ({"noise_low": 0.9, "noise_high": 0.1}, "noise_low is 0.9 and noise_high 0.1; no noise level lies between"),
         ({"layers": {"layers": "regular expression", "pattern": "([a-z0-9_.]+)+!"}}, "0 of"),
-        ({"layers": {"layers": "regular expression", "pattern": "a{99999999999}"}}, "a count in it is too large"),
+        (
+            {"layers": {"layers": "regular expression", "pattern": "a{99999999999}"}},
+            "is not a regular expression that can be read",
+        ),
     ],
 )
 def test_bad_input_is_refused_in_a_sentence(host, case, change, message):

@@ -69,6 +69,18 @@ def test_a_damaged_frame_is_refused_with_its_moment_or_passed_over_and_told(film
     assert clip.report.endswith(f"; {clip.warnings[0]}")
 
 
+def test_a_film_that_was_cut_short_says_so_where_it_is_too_short(films, tmp_path):
+    path = films.write(tmp_path / "film.mp4", FRAMES, container={"movflags": "+faststart"})
+    *_, (_, position, _) = films.packets(path)[: FRAMES // 2]
+    path.write_bytes(path.read_bytes()[:position])
+    with pytest.raises(
+        ValueError, match=r"^film.mp4 has .*its pictures end at .* s, the file announces .*\); .* frames at 8 fps need"
+    ):
+        read_clip(path, ClipRequest(**SIZE, frame_count=FRAMES // 3, fps=8.0, damaged="skip"))
+    clip = read_clip(path, ClipRequest(**SIZE, frame_count=0, damaged="skip"))
+    assert any(warning.startswith("its pictures end at") for warning in clip.warnings)
+
+
 def test_frames_after_a_damaged_one_keep_their_moments(films, tmp_path):
     path = films.write(tmp_path / "film.mp4", FRAMES, g="12", bf="2")
     damage(films, path, DAMAGED, all_noise)
@@ -158,6 +170,36 @@ def test_a_cut_film_says_that_it_is_incomplete(films, tmp_path):
         ValueError, match="^film.mp4 cannot be read as a clip: it is incomplete, or no film. Pick another"
     ):
         read_clip(path, ClipRequest(**SIZE))
+
+
+@pytest.mark.parametrize("name", ["h264.mp4", "h264-b-frames.mp4", "mpeg4.mkv", "prores.mov"])
+def test_a_damaged_first_frame_is_not_passed_over_in_silence(films, tmp_path, name):
+    path = films.write(tmp_path / name, FRAMES, **FILMS[name])
+    damage(films, path, 0, second_half_zeros)
+    with pytest.raises(ValueError, match=f"^{name} cannot be read at 0.0 s: its frame there is damaged"):
+        read_clip(path, ClipRequest(**SIZE, frame_count=4))
+    clip = read_clip(path, ClipRequest(**SIZE, frame_count=0, damaged="skip"))
+    assert "damaged frame" in clip.warnings[0] and clip.timestamps[0] > 0
+    assert numbers(films, clip)[-1] == FRAMES - 1
+
+
+def test_an_avi_that_was_cut_between_two_frames_is_told(films, tmp_path):
+    path = films.write(tmp_path / "film.avi", FRAMES, codec="mjpeg", pix_fmt="yuvj420p")
+    _, position, size = films.packets(path)[47]
+    path.write_bytes(path.read_bytes()[: position + 8 + size])
+    clip = read_clip(path, ClipRequest(**SIZE, frame_count=0))
+    assert numbers(films, clip) == list(range(48))
+    assert clip.report.endswith("; its pictures end at 2.0 s, the file announces 4.0 s")
+
+
+def test_a_broadcast_that_ends_in_noise_is_read(films, tmp_path):
+    """FFmpeg loses its way there, and asks to be called again."""
+    path = films.write(tmp_path / "film.ts", 24, g="12", bf="0")
+    data = path.read_bytes()
+    for length in range(320, 350, 6):
+        path.write_bytes(data[:-length] + random.Random(2).randbytes(length))
+        clip = read_clip(path, ClipRequest(**SIZE, frame_count=0, damaged="skip"))
+        assert numbers(films, clip)[:21] == list(range(21))
 
 
 def test_nothing_but_the_two_ways_with_damage_is_taken():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -82,6 +85,14 @@ def test_broken_files_can_be_passed_over_and_are_told(walk):
     assert clip.report.endswith("; 2 damaged images passed over: f03.png, f07.png")
 
 
+def test_a_refusal_names_the_images_that_were_passed_over(walk):
+    (walk / "f03.png").write_bytes(b"")
+    with pytest.raises(
+        ValueError, match=r"has 12 images at 8 fps \(1 damaged image passed over: f03.png\), too few for 8 fps"
+    ):
+        read_clip(walk, ClipRequest(width=16, height=12, frame_count=0, fps=8, damaged="skip"))
+
+
 def test_what_is_no_damage_is_not_passed_over(walk):
     Image.fromarray(np.full((12, 16), 255, np.float32)).save(walk / "f03.tif")
     with pytest.raises(ValueError, match="f03.tif in walk .* holds float values"):
@@ -103,31 +114,33 @@ def test_a_gap_in_the_numbering_is_told_and_warned_of(walk):
     for number in (4, 5, 9):
         (walk / f"f{number:02}.png").unlink()
     clip = read(walk, 9)
-    assert clip.report == "9 images at 8 fps → 9 at 8 fps, 0.0-1.12 s, 16x12; the numbers skip 4-5 and 9"
-    assert clip.warnings == ("the numbers skip 4-5 and 9",)
+    assert (
+        clip.report == "9 images at 8 fps → 9 at 8 fps, 0.0-1.12 s, 16x12; images missing by their numbers: 4-5 and 9"
+    )
+    assert clip.warnings == ("images missing by their numbers: 4-5 and 9",)
 
 
 @pytest.mark.parametrize(
     "names, notes",
     [
         ("f1 f2 f3", []),
-        ("1 2 4", ["the numbers skip 3"]),
+        ("1 2 4", ["images missing by their numbers: 3"]),
         ("7 8 9", []),  # a cut out of a longer row
-        ("f0 f5 f10 f20 f25", ["the numbers skip 15"]),  # every fifth frame
+        ("f0 f5 f10 f20 f25", ["images missing by their numbers: 15"]),  # every fifth frame
         ("f0 f5 f10 f15", []),
         ("f3 f17 f40 f41", []),  # no row
         ("f1", []),
         ("2 4 6 7", []),
-        ("shot2_1_v3 shot2_2_v3 shot2_3_v3 shot2_5_v3", ["the numbers skip 4"]),
-        ("ComfyUI_00001_ ComfyUI_00002_ ComfyUI_00004_", ["the numbers skip 3"]),
+        ("shot2_1_v3 shot2_2_v3 shot2_3_v3 shot2_5_v3", ["images missing by their numbers: 4"]),
+        ("ComfyUI_00001_ ComfyUI_00002_ ComfyUI_00004_", ["images missing by their numbers: 3"]),
         ("start f1 f2 f4", []),  # some without a number
         (
             "a1 a2 a4 b1 b2",
             ["2 series of names are read as one film: a1.png to a4.png, then b1.png to b2.png"]
-            + ["the numbers of a1.png to a4.png skip 3"],
+            + ["images missing by their numbers between a1.png and a4.png: 3"],
         ),
         ("cover1 f1 f2 f4", []),
-        (" ".join(f"f{i}" for i in range(60) if i % 6), ["the numbers skip 6, 12, 18, 24 and 5 more"]),
+        (" ".join(f"f{i}" for i in range(60) if i % 6), ["images missing by their numbers: 6, 12, 18, 24 and 5 more"]),
     ],
 )
 def test_what_the_numbers_in_names_say(names, notes):
@@ -137,3 +150,24 @@ def test_what_the_numbers_in_names_say(names, notes):
 def test_the_same_number_twice_is_told():
     names = ["1.jpg", "1.png", "2.png", "3.png"]
     assert numbering_notes(names) == ["1.jpg and 1.png have one number and are read one after the other"]
+
+
+@pytest.mark.parametrize("place, value", [(8, 7), (36, 2), (36, 7), (72, 2)])
+def test_a_tiff_whose_tags_are_damaged_is_named(walk, place, value):
+    """The number of its tags is wrong, or the bits of its samples or the place of its pixels are text."""
+    Image.new("I;16", (16, 12), 9).save(walk / "f07.tif")
+    data = bytearray((walk / "f07.tif").read_bytes())
+    data[place] = value
+    (walk / "f07.tif").write_bytes(data)
+    (walk / "f07.png").unlink()
+    words = r"is cut short or damaged|is a tiff that is damaged|holds 0-bit integer values"
+    assert re.match(rf"f07.tif in walk \(image 8 of 12, 0.88 s\) ({words})", refusal(walk))
+
+
+def test_names_that_count_alike_come_in_one_order_on_every_disk(tmp_path, monkeypatch):
+    names = ["a1.jpg", "a01.png", "a1.png", "a2.png"]
+    for name in names:
+        Image.new("L", (4, 3)).save(tmp_path / name)
+    for order in (names, names[::-1]):
+        monkeypatch.setattr(Path, "iterdir", lambda folder, order=order: (folder / name for name in order))
+        assert [file.name for file in image_files(tmp_path)] == names

@@ -64,7 +64,9 @@ def test_every_orientation_is_shown_upright_with_square_pixels(films, tmp_path, 
     report = f"6 frames at 24 fps → 3 at 24 fps, 0.04-0.17 s, {wide}x{high}"  # nothing cut, nothing resized
     if pixel:
         lies = (pixel > 1) != turned
-        report += "; 2:1 pixels, widened" if lies else "; 1:2 pixels, heightened"
+        report += (
+            "; its pixels are not square (2:1), widened" if lies else "; its pixels are not square (1:2), heightened"
+        )
     assert clip.report == report
 
 
@@ -88,7 +90,7 @@ def test_what_is_square_when_shown_stays_square(films, tmp_path):
     picture[14:46, 18:42] = 230
     path = films.write(tmp_path / "film.mp4", [picture] * 4, sar=Fraction(4, 3), pix_fmt="yuv444p", crf="5")
     clip = read_clip(path, ClipRequest(width=60, height=60, frame_count=2))
-    assert clip.report.endswith("80x60 → 60x60 centre crop; 4:3 pixels, widened")
+    assert clip.report.endswith("80x60 → 60x60 centre crop; its pixels are not square (4:3), widened")
     light = clip.frames[0].mean(-1) > 0.5
     assert [int(light.any(side).sum()) for side in (0, 1)] == [32, 32]
 

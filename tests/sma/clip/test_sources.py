@@ -116,7 +116,7 @@ def write_sound(path):
 
 FAKES = {
     "an empty file": lambda path: path.write_bytes(b""),
-    "a text": lambda path: path.write_text("héllo, not a film\n" * 40, encoding="utf-8"),
+    "a text file": lambda path: path.write_text("héllo, not a film\n" * 40, encoding="utf-8"),
     "a web page": lambda path: path.write_text("\n <!doctype HTML><html><body>404</body></html>"),
     "a Git LFS pointer without the file it stands for": lambda path: path.write_text(
         "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n"
@@ -197,3 +197,43 @@ def test_a_webp_that_was_cut_is_refused(tmp_path):
     write_noise(tmp_path / "anim.webp")
     with pytest.raises(ValueError, match=r"^anim.webp is cut short or damaged. Save it anew, as mp4\.$"):
         read_clip(tmp_path / "anim.webp", ClipRequest(width=32, height=24, frame_count=0))
+
+
+@pytest.mark.parametrize("name", ["film.mkv", "film.avi", "film.gif"])
+def test_titles_in_old_alphabets_are_no_matter(films, tmp_path, name):
+    path = tmp_path / name
+    if name == "film.gif":
+        pictures = [Image.fromarray(films.numbered(i)) for i in range(3)]
+        pictures[0].save(path, save_all=True, append_images=pictures[1:], comment=b"Caf\xe9")
+    else:
+        films.write(path, 3, codec="mpeg4")
+        with av.open(str(path)) as film, av.open(str(tmp_path / f"titled-{name}"), "w") as copy:
+            copy.metadata["title"] = "Cafe noir"
+            stream = copy.add_stream_from_template(film.streams.video[0])
+            for packet in film.demux(video=0):
+                if packet.size:
+                    packet.stream = stream
+                    copy.mux(packet)
+        path.write_bytes((tmp_path / f"titled-{name}").read_bytes().replace(b"Cafe noir", b"Caf\xe9 noir"))
+    assert len(read_clip(path, ClipRequest(64, 48, frame_count=0)).frames) == 3
+
+
+def test_a_codec_that_ffmpeg_does_not_know_is_refused_in_one_sentence(films, tmp_path):
+    path = films.write(tmp_path / "film.mp4", 4)
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
+    with pytest.raises(ValueError, match=r"^film.mp4 is coded in a way that this FFmpeg does not decode\. Convert it"):
+        read_clip(path, ClipRequest(64, 48))
+
+
+def test_a_gif_of_more_pixels_than_pillow_opens_is_refused(films, tmp_path):
+    path = tmp_path / "film.gif"
+    pictures = [Image.fromarray(films.numbered(i)) for i in range(3)]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:])
+    data = bytearray(path.read_bytes())
+    data[6:10] = b"\xff\xff\xff\xff"  # the width and height of its canvas
+    path.write_bytes(data)
+    with pytest.raises(
+        ValueError,
+        match=r"^film.gif has pictures of too many pixels; 178 million pixels are the most\. Make them smaller\.$",
+    ):
+        read_clip(path, ClipRequest(64, 48, frame_count=0))

@@ -217,6 +217,14 @@ def test_a_broadcast_that_was_tuned_into_begins_at_its_first_whole_picture(films
         assert clip.timestamps[0] == pytest.approx(start)
 
 
+def test_a_broadcast_may_begin_long_before_its_first_key_frame(films, tmp_path):
+    source = films.write(tmp_path / "whole.ts", 120, g="80", bf="0", **{"x264-params": "scenecut=0"})
+    path = without_its_first_packets(source, tmp_path / "tuned.ts", 5)
+    clip = read_clip(path, ClipRequest(**SIZE, frame_count=4))
+    assert numbers(films, clip) == [80, 81, 82, 83]
+    assert clip.timestamps[0] == 0
+
+
 def test_a_cover_picture_is_never_the_film(films, tmp_path):
     cover = io.BytesIO()
     Image.new("RGB", (200, 200), "white").save(cover, "PNG")

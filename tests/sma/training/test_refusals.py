@@ -115,7 +115,7 @@ def test_phases_in_which_nothing_can_learn_are_refused(make_toy, plain_loss):
         make_toy(phases=[Phase(plain_loss, groups=())]).train()
     with pytest.raises(ValueError, match="A step could train nothing"):
         make_toy(phases=[Phase(plain_loss, groups=("spatial",))]).train(group_dropout={"spatial": 0.5})
-    with pytest.raises(ValueError, match="'temporal' shall learn in a phase that has it off; add it to groups"):
+    with pytest.raises(ValueError, match="'temporal' is to learn in a phase that has it off; add it to groups"):
         Phase(plain_loss, groups=("spatial",), learning=("temporal",))
     with pytest.raises(ValueError, match="learning is 'spatial'; give a tuple of names"):
         Phase(plain_loss, learning="spatial")
