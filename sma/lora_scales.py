@@ -123,7 +123,7 @@ def _settings(value: object, key: str) -> Mapping[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(_damaged(key, "it is not JSON")) from error
     if not isinstance(settings, Mapping):
-        raise ValueError(_damaged(key, f"it holds a {type(settings).__name__}"))
+        raise ValueError(_damaged(key, "it holds no table of settings"))
     return settings
 
 

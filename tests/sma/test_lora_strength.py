@@ -231,7 +231,7 @@ def test_where_a_scale_comes_from(lora, metadata, scale, alphas):
     ("metadata", "message"),
     [
         ({"lora_adapter_metadata": "{"}, "lora_adapter_metadata is damaged: it is not JSON"),
-        ({"lora_adapter_metadata": "[1]"}, "it holds a list"),
+        ({"lora_adapter_metadata": "[1]"}, "it holds no table of settings"),
         ({"lora_adapter_metadata": '{"lora_alpha": "much"}'}, "'much' is not a number"),
         ({"lora_adapter_metadata": '{"lora_alpha": NaN}'}, "it holds nan"),
         ({"adapter_config.json": '{"lora_alpha": 4, "alpha_pattern": {"(": 2}}'}, r"'\(' is not a regular expression"),

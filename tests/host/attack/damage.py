@@ -144,7 +144,7 @@ def _edited(text: Any, drawn: random.Random) -> Any:
     """A text of a header with another value in the JSON that it may hold."""
     try:
         held = json.loads(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return drawn.choice(_JSON)
     place: Any = held
     for _ in range(drawn.randint(0, 4)):
