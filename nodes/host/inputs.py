@@ -73,7 +73,7 @@ def check_mask(mask: Tensor) -> None:
     """Nothing where a latent's mask holds values that the host can fit to a video.
 
     Raises:
-        ValueError: it has none, or is no picture or video.
+        ValueError: it has none, none from 0 to 1, or is no picture or video.
     """
     if not 2 <= mask.ndim <= 5:
         raise ValueError(
@@ -81,6 +81,10 @@ def check_mask(mask: Tensor) -> None:
         )
     if mask.numel() == 0:
         raise ValueError(f"The latent's noise mask is {list(mask.shape)}, without any value. Draw one, or remove it.")
+    # What a resizing adds beyond the range is no reason to stop.
+    values = mask.float()
+    if not bool(((values > -0.1) & (values < 1.1)).all()):
+        raise ValueError("The latent's noise mask holds values that are not from 0 to 1. Draw it again.")
 
 
 def ask(model_wrap: Any, x: Tensor, sigma: Tensor, extra_args: dict[str, Any]) -> Tensor:

@@ -111,3 +111,12 @@ def test_a_full_memory_is_named(failing):
             MemoryError, match="^Failing Node needs more memory than there is. Use fewer frames or pixels, or a sm"
         ):
             failing(raiser)
+
+
+def test_python_itself_does_not_speak_for_the_pack(host, failing):
+    """As where our code unpacks a shape of another length: the error is raised in our file, but has no sentence."""
+    mask = host.module("sma.noise").frequency_mask
+    with pytest.raises(
+        RuntimeError, match=r"^Failing Node stopped on an unexpected error \(ValueError: not enough values"
+    ):
+        failing(lambda: mask((1,), "gaussian", 0.5, 0.5))

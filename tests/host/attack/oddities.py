@@ -70,7 +70,8 @@ def name(drawn: random.Random) -> str:
 def tensor(drawn: random.Random, base: Tensor) -> tuple[str, Any]:
     """What becomes of a tensor: how, and the outcome."""
     how, change = drawn.choice(list(_CHANGES.items()))
-    return how, change(base.detach().clone().contiguous(), drawn)
+    base = base.detach().clone().contiguous()
+    return how, change(base if base.ndim else base.reshape(1), drawn)
 
 
 def _with(number: float) -> Any:

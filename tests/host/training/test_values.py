@@ -142,3 +142,55 @@ def test_inversion_and_noise_refuse_them_too(host, sprites_case):
                 method={"method": "inverted alone (VMC)"},
                 renormalise=False,
             )
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -1.0, 255.0])
+def test_masks_of_other_values_than_0_to_1_are_refused(sprites_case, wrong):
+    mask = torch.ones(8, 8)
+    mask[0, 0] = wrong
+    with pytest.raises(
+        ValueError, match="^The latent's noise mask holds values that are not from 0 to 1. Draw it again.$"
+    ):
+        sprites_case.train(latent=sprites_case.learning["latent"] | {"noise_mask": mask})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda x: x.to(torch.int64),
+            "latent holds int64 values; float32, float16 or bfloat16 ones are needed. Make it",
+        ),
+        (lambda x: x > 0, "latent holds bool values; float32, float16 or bfloat16 ones are needed. Make it again."),
+        (
+            lambda x: x.to(torch.complex64),
+            "latent holds complex64 values; float32, float16 or bfloat16 ones are needed.",
+        ),
+        (
+            lambda x: x.to(torch.float8_e4m3fn),
+            "latent holds float8_e4m3fn values; float32, float16 or bfloat16 ones are",
+        ),
+        (
+            lambda x: x.to("meta"),
+            "latent is sparse, quantised or without values; a plain tensor is needed. Make it again.",
+        ),
+        (
+            lambda x: x.to_sparse(),
+            "latent is sparse, quantised or without values; a plain tensor is needed. Make it again.",
+        ),
+        (lambda x: x.numpy(), "latent is no LATENT. Link a node that gives one."),
+    ],
+)
+def test_latents_of_other_kinds_are_refused_by_what_they_hold(sprites_case, change, said):
+    with pytest.raises(ValueError, match=f"^{said}"):
+        sprites_case.train(latent={"samples": change(sprites_case.learning["latent"]["samples"].clone())})
+
+
+def test_a_lora_of_no_numbers_is_not_saved(host, sprites_case):
+    lora, _ = sprites_case.train(steps=1)
+    key = next(iter(lora))
+    lora[key] = lora[key] * float("nan")
+    with pytest.raises(
+        ValueError, match="of the LoRA holds .* NaN or infinite values of .*Its training failed; train again"
+    ):
+        host.call("SMA_SaveMotionLoRA", lora=lora, filename_prefix="no_numbers")
