@@ -209,8 +209,12 @@ def _picked(name: str, film: Film, request: ClipRequest, rate: Fraction) -> Iter
                 f"{name} has {_contents(film)}, too few for {rate_text(rate)} fps: its frame at "
                 f"{seconds_text(shot.time)} s would be repeated. Lower fps or use a stride."
             )
+    if start >= end:
+        raise ValueError(
+            f"{name} has {_contents(film)} and ends at {seconds_text(end)} s; start is {seconds_text(start)} s. Lower start."
+        )
     if request.frame_count:
-        need, left = seconds_text(request.frame_count / rate), seconds_text(max(end - start, 0))
+        need, left = seconds_text(request.frame_count / rate), seconds_text(end - start)
         lower = "Lower start or frame_count" if start else "Lower frame_count"
         quicker = " or stride" if request.stride > 1 else ", or raise fps" if rate < film.rate else ""
         raise ValueError(
