@@ -60,11 +60,11 @@ class Phase:
                 )
 
     def on(self, clip: int, groups: Iterable[str]) -> set[str]:
-        """Of an adapter's groups those that are on for a clip."""
+        """The groups of an adapter that are on for a clip."""
         return set(groups) if self.groups is None else {of_clip(name, clip) for name in self.groups}
 
     def learns(self, clip: int, groups: Iterable[str]) -> set[str]:
-        """Of an adapter's groups those that learn from a clip."""
+        """The groups of an adapter that learn from a clip."""
         on = self.on(clip, groups)
         return on if self.learning is None else {of_clip(name, clip) for name in self.learning}
 

@@ -166,7 +166,7 @@ def wear(
 def _to_bypass(
     model: Any, targets: Mapping[str, nn.Module], updates: Mapping[str, LowRank], apply: str, where: Range
 ) -> set[str]:
-    """Of the layers with an update, those that it is computed beside."""
+    """Chooses the layers beside which their update is computed."""
     wanted = apply == BYPASS or not where.everywhere
     if apply == AUTO and not wanted:
         wanted = bool(compiled_parts(model)) or any(_is_quantised(targets[name]) for name in updates)
@@ -252,7 +252,7 @@ def _report(reading: Reading, fate: _Fate, how: str, where: Range) -> str:
 
 
 def _shape(module: nn.Module) -> tuple[int, ...]:
-    """Of the weight. Quantised layers store theirs in other shapes."""
+    """The shape of a layer's weight, which quantised layers store in others."""
     if hasattr(module, "in_features"):
         return module.out_features, module.in_features
     return module.out_channels, module.in_channels // module.groups, *module.kernel_size

@@ -111,7 +111,7 @@ def evaluate(model: SpritesModel, settings: EvaluationSettings | None = None) ->
 
 
 def _pairs(model: SpritesModel, settings: EvaluationSettings) -> dict[str, float]:
-    """Of clips of two: share in which both colours are seen in some frame, and share of those sprites with the right shape."""
+    """For clips of two sprites: the share in which both colours are seen in some frame, and the share of those sprites with the right shape."""
     prompts, videos = sample_prompts(model, pair_prompts(), settings)
     both, shapes = [], []
     for prompt, video in zip(prompts, videos, strict=True):

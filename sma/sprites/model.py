@@ -46,7 +46,7 @@ DEFAULT_WEIGHTS = Path(__file__).with_name("sprites.safetensors")
 
 
 def latent_shape(count: int) -> tuple[int, int, int, int, int]:
-    """Of so many clips of the size and length the model was trained on."""
+    """The latent shape of so many clips of the size and length the model was trained on."""
     return count, 3 * PATCH**2, FRAMES, SIZE // PATCH, SIZE // PATCH
 
 

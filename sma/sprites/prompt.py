@@ -37,12 +37,12 @@ SLOTS: dict[str, tuple[str, ...]] = {
 
 
 def null_token(slot: str) -> int:
-    """Of a word that is missing."""
+    """The token of a word that is missing."""
     return len(SLOTS[slot])
 
 
 def none_token(slot: str) -> int:
-    """Of the second sprite's slots: there is no second sprite."""
+    """The token in the second sprite's slots where there is no second sprite."""
     return len(SLOTS[slot]) + 1
 
 

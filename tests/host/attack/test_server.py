@@ -17,6 +17,7 @@ from rule import COUNTS, REFUSED, WORKED, judge
 from safetensors import safe_open
 from safetensors.torch import load_file
 from victims import broken_files
+from world import TRAINING
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="SIGKILL of POSIX")
 
@@ -65,27 +66,7 @@ def _graph() -> dict:
     def node(kind: str, **inputs: object) -> dict:
         return {"class_type": kind, "inputs": inputs}
 
-    train = {
-        "layers": "motion",
-        "rank": 2,
-        "steps": 1,
-        "learning_rate": 5e-3,
-        "seed": 1,
-        "save_every": 0,
-        "resume_from": "start anew",
-        "batch_size": 1,
-        "accumulation": 1,
-        "dropout": 0.0,
-        "warmup_steps": 0,
-        "schedule": "constant",
-        "noise_low": 0.01,
-        "noise_high": 0.99,
-        "noise_bias": 0.4,
-        "clip_norm": 1.0,
-        "weight_decay": 0.0,
-        "save_prefix": "plain",
-        "checkpointing": True,
-    }
+    train = TRAINING | {"layers": "motion", "save_prefix": "plain"}
     timing = {"timing": "stride", "timing.stride": 1, "crop": "centre", "folder_fps": 8.0}
     worn = {
         "strength": 1.0,
