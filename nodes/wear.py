@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .host import paths
+from .host.animatediff import other_norms
 from .host.lists import offered
 from .host.moved import watch
 from .host.report import Report
@@ -141,5 +142,7 @@ class LoadMotionLoRA(io.ComfyNode):
         where = Range(start_percent, end_percent, *latent_range(first_frame, last_frame, ratio))
         worn, applied = wear(model, lora, strength=strength, apply=apply, where=where, warn=report.warn)
         watch(model, worn, report)
+        if text := other_norms(model, lora.metadata.get("group_norm")):
+            report.warn(text)
         report.tell(applied)
         return io.NodeOutput(worn, ui=report.ui())

@@ -24,7 +24,7 @@ from ...sma.networks.animatediff import (
     require_diffusers,
     unet_motion_config,
 )
-from ...sma.networks.animatediff_norms import ORIGINAL, describe_norms
+from ...sma.networks.animatediff_norms import FORMS, ORIGINAL, describe_norms, norms_over_frames
 from . import wrapped
 from .diffusers_folder import component_config, folder_path, read_json, sampling_of, scheduler_config
 from .lists import folders_with, host_file, host_files
@@ -179,6 +179,23 @@ def group_norm_of(model: ModelPatcher) -> str | None:
     if not isinstance(model.model.diffusion_model, HostUNetMotion):
         return None
     return model.model.model_config.unet_config["config"].get("group_norm", ORIGINAL)
+
+
+def other_norms(model: ModelPatcher, trained: object) -> str:
+    """What to say of a LoRA that learned beside other group norms than a MODEL computes; "" where both are one.
+
+    trained: the ``group_norm`` of the LoRA's metadata, None where it has none.
+    """
+    form = group_norm_of(model)
+    if form is None or trained not in FORMS:
+        return ""
+    config = model.model.model_config.unet_config["config"]
+    if norms_over_frames(config, form) == norms_over_frames(config, str(trained)):
+        return ""
+    return (
+        f"The LoRA was trained with group norms as {trained} and this model computes them as {form}: it will move differently. "
+        f"Set group_norm of Load AnimateDiff Model to as {trained}."
+    )
 
 
 def _read_motion_module(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:

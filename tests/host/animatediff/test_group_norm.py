@@ -159,3 +159,31 @@ def test_gradients_over_all_frames_are_those_of_finite_differences(models, load,
     slope, measured = case.inside(job, checkpoint=checkpoint)
     assert slope > 1e-3
     assert measured == pytest.approx(slope, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("trained", "warned"), [("diffusers", True), ("original", False), ("AnimateDiff-Evolved", False), (None, False)]
+)
+def test_a_lora_that_learned_beside_other_norms_is_warned_of(host, case, monkeypatch, trained, warned):
+    """Of a v2 module the original and AnimateDiff-Evolved compute the same."""
+    said = listen(monkeypatch)
+    names = host.module("sma.roles").layers_of(case.model.model.diffusion_model, "motion")
+    layer = case.model.model.diffusion_model.get_submodule(names[0])
+    tensors = {
+        f"diffusion_model.{names[0]}.lora_A.weight": torch.ones(1, layer.in_features),
+        f"diffusion_model.{names[0]}.lora_B.weight": torch.ones(layer.out_features, 1),
+    }
+    lora = host.module("sma.files").MotionLoRA(tensors, {} if trained is None else {"group_norm": trained})
+    host.call(
+        "SMA_LoadMotionLoRA",
+        model=case.model,
+        source={"source": "trained", "lora": lora},
+        strength=1.0,
+        start_percent=0.0,
+        end_percent=1.0,
+        first_frame=0,
+        last_frame=-1,
+        apply="auto",
+    )
+    text = "The LoRA was trained with group norms as diffusers and this model computes them as original: it will move differently. "
+    assert any(line.startswith(text) for line in said) == warned
