@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -9,8 +10,8 @@ from fractions import Fraction
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
+from typing import BinaryIO
 
-import av
 import numpy as np
 from PIL import Image
 
@@ -18,6 +19,7 @@ from .film import Check, Damaged, Film, Shot, counted, rate_text, seconds_text
 from .formats import WHAT_IS_A_CLIP
 from .picture import DAMAGE, no_half_pictures, opaque
 
+_TIMING = b"\xf9"  # label of the gif block before a picture that holds its duration
 _GIF_DEFAULT_MS = 100  # what browsers show a gif or webp frame for whose duration is 0 or 10 ms
 
 
@@ -70,12 +72,37 @@ def open_animation(path: Path, damaged: Damaged, check: Check) -> Iterator[Film]
 
 
 def _gif_durations(path: Path) -> list[int]:
-    """Milliseconds of each frame."""
-    with av.open(
-        str(path), format="gif", container_options={"protocol_whitelist": "file"}, metadata_errors="replace"
-    ) as container:
-        packets = container.demux()
-        return [int(packet.duration * packet.time_base * 1000) for packet in packets if packet.size] or [0]
+    """Milliseconds of each frame, from the blocks of the GIF container. What is no block is passed over, as Pillow does."""
+    durations, delay = [], 0
+    with path.open("rb") as file:
+        _skip_colours(file, file.read(13)[10])
+        while kind := file.read(1):
+            if kind == b"!":
+                label, text = file.read(1), _sub_blocks(file)
+                delay = int.from_bytes(text[1:3], "little") if label == _TIMING else delay
+            elif kind == b",":
+                _skip_colours(file, (file.read(9) or bytes(9))[-1])
+                file.read(1)
+                _sub_blocks(file)
+                durations.append(10 * delay)
+                delay = 0
+            elif kind == b";":
+                break
+    return durations or [0]
+
+
+def _skip_colours(file: BinaryIO, flags: int) -> None:
+    if flags & 0x80:
+        file.seek(3 * 2 ** ((flags & 7) + 1), os.SEEK_CUR)
+
+
+def _sub_blocks(file: BinaryIO) -> bytes:
+    """The first of the parts that a block is stored in; the file is behind the last then."""
+    first = None
+    while (size := file.read(1)) and size[0]:
+        part = file.read(size[0])
+        first = part if first is None else first
+    return first or b""
 
 
 def _webp_durations(path: Path) -> list[int]:

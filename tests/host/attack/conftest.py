@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,12 @@ from rule import COUNTS, Field  # noqa: E402
 from world import World  # noqa: E402
 
 
-@pytest.fixture(scope="session")
-def world(host) -> World:
+@pytest.fixture(scope="module")
+def world(host) -> Iterator[World]:
     made = World(host)
     made.furnish()
-    return made
+    yield made
+    made.clear()
 
 
 @pytest.fixture

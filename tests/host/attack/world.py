@@ -70,6 +70,7 @@ class World:
     def __init__(self, host: Any) -> None:
         self.host = host
         self.input, self.output = Path(host.base) / "input", Path(host.base) / "output"
+        self._there = self._files()
         self.model, self.clip, self.vae = host.call("SMA_LoadSpritesModel")
         self.frames = torch.zeros(4, 16, 16, 3)
         for index in range(4):
@@ -77,6 +78,14 @@ class World:
         (self.latent,) = host.call("VAEEncode", pixels=self.frames, vae=self.vae)
         (self.positive,) = host.call("CLIPTextEncode", clip=self.clip, text="red square")
         (self.loss,) = host.call("SMA_AlignmentLoss", method={"method": "denoising"})
+
+    def _files(self) -> set[Path]:
+        return {path for folder in (self.input, self.output) for path in folder.rglob("*") if not path.is_dir()}
+
+    def clear(self) -> None:
+        """Takes away what the attacks left for other tests to find."""
+        for path in self._files() - self._there:
+            path.unlink()
 
     def train(self, **changes: Any) -> tuple:
         """Outputs of Train Motion LoRA."""

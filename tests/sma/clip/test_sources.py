@@ -237,3 +237,33 @@ def test_a_gif_of_more_pixels_than_pillow_opens_is_refused(films, tmp_path):
         match=r"^film.gif has pictures of too many pixels; 178 million pixels are the most\. Make them smaller\.$",
     ):
         read_clip(path, ClipRequest(64, 48, frame_count=0))
+
+
+@pytest.fixture
+def noisy_gif(tmp_path):
+    """(path, where each picture's timing begins in the file) of a gif of three pictures."""
+    noise = np.random.default_rng(0).integers(0, 255, (3, 24, 32, 3), dtype=np.uint8)
+    first, *rest = map(Image.fromarray, noise)
+    first.save(tmp_path / "anim.gif", save_all=True, append_images=rest, duration=100)
+    data = (tmp_path / "anim.gif").read_bytes()
+    return tmp_path / "anim.gif", [match.start() for match in re.finditer(rb"!\xf9\x04", data)]
+
+
+def test_noise_in_the_last_frame_of_a_gif_is_named(noisy_gif):
+    path, starts = noisy_gif
+    data = bytearray(path.read_bytes())
+    data[starts[2] + 200 : starts[2] + 1200] = bytes([255]) * 1000
+    path.write_bytes(data)
+    with pytest.raises(
+        ValueError, match=r"^anim.gif is cut short or damaged at frame 3 of \d, 0.2 s. Lower frame_count"
+    ):
+        read_clip(path, ClipRequest(width=16, height=16, frame_count=0))
+    assert len(read_clip(path, ClipRequest(width=16, height=16, frame_count=2)).frames) == 2
+
+
+def test_what_stands_between_the_frames_of_a_gif_costs_none(noisy_gif):
+    path, starts = noisy_gif
+    request = ClipRequest(width=32, height=24, frame_count=0)
+    whole, data = read_clip(path, request).frames, path.read_bytes()
+    path.write_bytes(data[: starts[1]] + b"noise" + data[starts[1] :])
+    assert (read_clip(path, request).frames == whole).all()
