@@ -50,14 +50,24 @@ async function load(page, go) {
 }
 
 async function openTemplate(page, pack, template) {
-  await page.locator(".templates-tab-button").click()
-  await page.getByRole("button", { name: pack, exact: true }).click()
-  await page.getByTestId(`template-workflow-${template}`).click()
-  // Where the template's file is not served, the page stays with the graph it had.
-  await page.waitForFunction(
-    (name) => window.app.extensionManager.workflow.activeWorkflow?.filename === name,
-    template,
-  )
+  for (let tries = 1; ; tries++) {
+    await page.locator(".templates-tab-button").click()
+    await page.getByRole("button", { name: pack, exact: true }).click()
+    await page.getByTestId(`template-workflow-${template}`).click()
+    try {
+      // Where the template's file is not served, the page stays with the graph it had.
+      await page.waitForFunction(
+        (name) => window.app.extensionManager.workflow.activeWorkflow?.filename === name,
+        template,
+        { timeout: 30000 },
+      )
+      break
+    } catch (error) {
+      // On a busy machine the gallery may move under the click.
+      if (tries === 3) throw error
+      await page.keyboard.press("Escape")
+    }
+  }
   await page.waitForTimeout(1000) // the page looks for missing nodes, models and media after it has drawn the graph
 }
 
