@@ -46,6 +46,15 @@ def shown(value: object) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
+def size_text(size: float) -> str:
+    """Write a number of bytes for a message: 58.0 GB, 920 KB."""
+    for unit in ("bytes", "KB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
 def check_regular(path: Path) -> None:
     """Refuse what is no plain file: a pipe or a device could keep its reader waiting for ever.
 

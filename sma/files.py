@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .disk import put
+from .finite import is_finite
 from .state import MOMENTS, StepRecord, TrainingState
 
 _STATE_FORMAT = "spectral-motion training state 1"
@@ -135,7 +136,7 @@ def _fault(state: TrainingState) -> str:
         shapes = {"step": torch.Size([])} | dict.fromkeys(("exp_avg", "exp_avg_sq"), value.shape)
         if held and any(moments[key].shape != shape for key, shape in shapes.items()):
             return f"the moments of {name} do not have its shape, {list(value.shape)}"
-        if not all(tensor.is_floating_point() and torch.isfinite(tensor).all() for tensor in (value, *held)):
+        if not all(tensor.is_floating_point() and is_finite(tensor) for tensor in (value, *held)):
             return f"{name} or its moments hold NaN or infinite values"
     return ""
 

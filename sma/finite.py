@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor
 
-from .state import TrainingState
+if TYPE_CHECKING:
+    from .state import TrainingState
 
 # Of latents, noise, embeddings and trained values, which are about 1; some text encoders give thousands.
 LARGEST = 1e6
 # Of AdamW's moments: gradients, and squares of them.
 LARGEST_MOMENT = 1e20
+
+
+def is_finite(values: Tensor) -> bool:
+    """Whether a tensor of any type holds no NaN and no infinite value."""
+    return bool(_wide(values).isfinite().all())
+
+
+def _wide(values: Tensor) -> Tensor:
+    # Older releases of PyTorch cannot tell of 8-bit floats whether they are finite.
+    return values.float() if values.is_floating_point() and values.dtype.itemsize == 1 else values
 
 
 def check_finite(name: str, values: Tensor, remedy: str, largest: float = LARGEST) -> None:
@@ -27,6 +40,7 @@ def check_finite(name: str, values: Tensor, remedy: str, largest: float = LARGES
         return
     if values.dtype.itemsize == 1:  # of 8-bit floats PyTorch asks nothing
         values = values.float()
+    values = _wide(values)
     if wrong := values.numel() - int(values.isfinite().sum()):
         raise ValueError(
             f"{name} holds {wrong} NaN or infinite values of {values.numel()}; finite ones are needed. {remedy}"

@@ -173,10 +173,6 @@ def factor(value: Tensor, key: str) -> Tensor:
     return value.float() if value.dtype.itemsize == 1 else value
 
 
-def is_finite(value: Tensor) -> bool:
-    return bool(torch.isfinite(value.float() if value.dtype.itemsize == 1 else value).all())
-
-
 def product_is_zero(down: Tensor, up: Tensor) -> bool:
     """Whether ``up down`` is 0 because no pair of a column of ``up`` and a row of ``down`` has a value other than 0 in both."""
     return not bool(((down != 0).flatten(1).any(1) & (up != 0).flatten(1).any(0)).any())

@@ -12,9 +12,10 @@ import comfy.weight_adapter
 import torch
 from torch import Tensor
 
+from ...sma.finite import is_finite
 from ...sma.lora_dora import DoRA, dora_weight
 from ...sma.lora_formats import PREFIX
-from ...sma.lora_keys import DIFFERENCES, factor, is_finite, number, parse, zero_parts
+from ...sma.lora_keys import DIFFERENCES, factor, number, parse, zero_parts
 from ...sma.lora_reading import OtherUpdate, Reading
 
 # How the host's adapters spell what sma.lora_keys has shorter names for.

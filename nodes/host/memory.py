@@ -19,6 +19,7 @@ import comfy.model_management
 import torch
 from torch import Tensor, nn
 
+from ...sma.checks import size_text
 from ...sma.lora import Adapter
 from .checkpoint import blocks_of
 
@@ -44,7 +45,7 @@ class MemoryEstimate:
         return self.weights + self.adapter + self.activations
 
     def __str__(self) -> str:
-        return f"about {_readable(self.total)} of memory, {_readable(self.weights)} of it the model"
+        return f"about {size_text(self.total)} of memory, {size_text(self.weights)} of it the model"
 
     def warning(self) -> str:
         """What to say where the training does not fit beside the loaded weights, or hardly; "" where it fits well."""
@@ -53,7 +54,7 @@ class MemoryEstimate:
             return ""
         degree = "does not fit" if added > self.free else "is tight"
         return (
-            f"Memory {degree}: training needs about {_readable(added)} beside the model, and {_readable(self.free)} are free. "
+            f"Memory {degree}: training needs about {size_text(added)} beside the model, and {size_text(self.free)} are free. "
             "Use fewer frames or pixels, a smaller batch, or checkpointing."
         )
 
@@ -104,7 +105,7 @@ def check_room(shape: Sequence[int], device: torch.device, name: str, widgets: s
     size, free = 4 * math.prod(shape), free_memory(device)
     if size > free:
         raise ValueError(
-            f"{name.capitalize()} of {list(shape)} takes {_readable(size)}, and {_readable(free)} are free. Lower {widgets}."
+            f"{name.capitalize()} of {list(shape)} takes {size_text(size)}, and {size_text(free)} are free. Lower {widgets}."
         )
 
 
@@ -203,11 +204,3 @@ def _plain(tensor: Tensor) -> Iterator[Tensor]:
         yield from (value for value in vars(tensor._params).values() if isinstance(value, Tensor))
     else:
         yield tensor
-
-
-def _readable(size: float) -> str:
-    for unit in ("B", "KB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"

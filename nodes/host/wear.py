@@ -14,9 +14,10 @@ import comfy.weight_adapter
 import torch
 from torch import Tensor, nn
 
+from ...sma.finite import is_finite
 from ...sma.lora import LoRALayer, is_adaptable
 from ...sma.lora_formats import PREFIX, LowRank
-from ...sma.lora_keys import factor, is_finite
+from ...sma.lora_keys import factor
 from ...sma.lora_motiondirector import read_motiondirector
 from ...sma.lora_reading import Reading, read_lora
 from ...sma.lora_scales import PEFT_CONFIG

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ..checks import size_text
+
 # Pixels of one picture; Pillow itself refuses twice what it warns of, which is as many.
 MOST_PIXELS = 178_956_970
 # A clip is 32-bit numbers, and while it is made and shown there are about three of it.
@@ -21,7 +23,7 @@ def check_memory(frames: int, width: int, height: int, free: float) -> None:
     need = frames * width * height * _BYTES_PER_PIXEL
     if need > free:
         raise ValueError(
-            f"{frames} frames of {width}x{height} pixels take {_readable(need)} of memory while they are read, and {_readable(free)} are "
+            f"{frames} frames of {width}x{height} pixels take {size_text(need)} of memory while they are read, and {size_text(free)} are "
             "free. Lower frame_count, width or height."
         )
 
@@ -40,11 +42,3 @@ def too_large(name: str, size: str) -> ValueError:
     return ValueError(
         f"{name} has pictures of {size}; {MOST_PIXELS // 10**6} million pixels are the most. Make them smaller."
     )
-
-
-def _readable(size: float) -> str:
-    for unit in ("bytes", "KB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"

@@ -234,3 +234,13 @@ def test_settings_that_cannot_be_opened_are_refused_without_their_path(wan, tmp_
     with pytest.raises(ValueError, match="Permission denied.*Let ComfyUI read it") as refusal:
         wan.host.module("nodes.host.wear").read_source(tmp_path / "adapter_model.safetensors")
     assert str(tmp_path) not in str(refusal.value)
+
+
+def test_a_lora_of_8_bit_floats_is_saved_as_it_is(host, said):
+    """As core's loaders hand one on; older releases of PyTorch cannot tell of these types whether they are finite."""
+    eights = {f"diffusion_model.a.lora_{side}.weight": torch.ones(2, 2).to(torch.float8_e4m3fn) for side in "AB"}
+    host.call("SMA_SaveMotionLoRA", lora=eights, filename_prefix="eights")
+    assert any("1 layers" in line or "1 layer" in line for line in said)
+    eights["diffusion_model.a.lora_A.weight"] = torch.full((2, 2), float("nan")).to(torch.float8_e4m3fn)
+    with pytest.raises(ValueError, match="holds 4 NaN or infinite values of 4"):
+        host.call("SMA_SaveMotionLoRA", lora=eights, filename_prefix="eights")
